@@ -1,0 +1,74 @@
+"""What an image goes through before the network: the geometry and pixel scaling that a checkpoint was trained with.
+
+One definition for the checkpoint, the quantised model and every engine. numpy only, so that a device can import it;
+decoding and resizing of files is in data.py.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from rmt_edge.errors import RmtEdgeError
+
+MIN_SIDE = 32  # an RMT halves the image five times
+
+
+def check_input_size(height: int, width: int) -> None:
+    """Refuse an image too small for five halvings; any larger size works, divisible by 32 or not."""
+    if min(height, width) < MIN_SIDE:
+        raise RmtEdgeError(
+            f"An RMT cannot take {height}x{width} images.",
+            f"each side must be at least {MIN_SIDE} pixels; it need not be divisible by {MIN_SIDE}.",
+            "Choose a larger input size.",
+        )
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize (bicubic, keeping the aspect) until height/crop_ratio x width/crop_ratio is covered; crop the centre; scale.
+
+    A pixel value p of 0 to 255 becomes (p/255 - mean)/std, per RGB channel. The defaults are those of the public
+    evaluation of RMT on ImageNet: the shorter side to 256, centre 224x224, ImageNet's mean and deviation.
+    """
+
+    height: int = 224
+    width: int = 224
+    crop_ratio: float = 0.875
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        check_input_size(self.height, self.width)
+        if not 0 < self.crop_ratio <= 1:
+            raise RmtEdgeError(f"crop_ratio is {self.crop_ratio}.", "it lies above 0 and not above 1.")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(math.isfinite(x) for x in values):
+                raise RmtEdgeError(f"{name} is {values}.", "it holds one finite number for each of R, G and B.")
+            object.__setattr__(self, name, tuple(float(x) for x in values))
+        if min(self.std) <= 0:
+            raise RmtEdgeError(f"std is {self.std}.", "each deviation is above 0.")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """From a manifest or a TOML table; an unknown key is an error."""
+        unknown = set(values) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise RmtEdgeError(
+                f"Unknown preprocessing {', '.join(sorted(unknown))}.",
+                f"known: {', '.join(cls.__dataclass_fields__)}.",
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a manifest holds it."""
+        return asdict(self)
+
+
+def normalise(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Pixels of the right size to network input. (b, h, w, 3) uint8 -> (b, 3, h, w) float32."""
+    mean = np.asarray(preprocessing.mean, np.float32) * 255
+    std = np.asarray(preprocessing.std, np.float32) * 255
+    return np.ascontiguousarray(((images - mean) / std).transpose(0, 3, 1, 2), dtype=np.float32)

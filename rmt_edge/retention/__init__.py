@@ -1,0 +1,1 @@
+"""The retention op (Manhattan self-attention of RMT): one definition, several executions."""
