@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from rmt_edge.data import Dataset, open_dataset
@@ -78,6 +78,12 @@ def augment(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return out
 
 
+def moving_average(averaged: torch.Tensor, current: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
+    """EMA whose decay grows to EMA_DECAY, so that the initial BatchNorm statistics do not linger in it."""
+    decay = min(EMA_DECAY, (1 + int(updates)) / (10 + int(updates)))
+    return torch.lerp(current, averaged, decay) if averaged.is_floating_point() else current
+
+
 @torch.no_grad()
 def top1_percent(model: torch.nn.Module, pixels: np.ndarray, labels: np.ndarray, device: str) -> float:
     """Float32 accuracy in percent."""
@@ -93,7 +99,7 @@ def train(args: argparse.Namespace, dataset: Dataset, fit_part: np.ndarray, held
     """Train by SCHEDULE; returns the averaged model, the log and the seconds it took."""
     torch.manual_seed(SEED)
     model = create_model("rmt_nano", 10).to(args.device)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True)
+    average = AveragedModel(model, avg_fn=moving_average, use_buffers=True)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -168,7 +174,8 @@ The reference checkpoint of rmt-edge: small, really trained, for the demo, the t
 | | |
 |---|---|
 | network | `rmt_nano`, {record["parameters"]:,} parameters, float32 |
-| data | Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv 1708.07747), Debian's dataset-fashion-mnist, MIT licence (LICENSE-fashion-mnist) |
+| data | Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv 1708.07747), Debian's dataset-fashion-mnist |
+| licence of the data | MIT, (c) 2017 Zalando SE (LICENSE-fashion-mnist) |
 | input | 28x28 grey, bicubic to 64x64, three equal channels, mean {PIXEL_MEAN[0]}, deviation {PIXEL_STD[0]} |
 | training part | {record["training_images"]:,} of the 60,000 training images |
 | held out for choices | {HELD_OUT:,} training images, top-1 {record["held_out_top1_percent"]:.2f} % |
@@ -176,7 +183,7 @@ The reference checkpoint of rmt-edge: small, really trained, for the demo, the t
 | epochs | {epochs} |
 | seed | {SEED} |
 | command | `{record["command"]}` |
-| took | {record["seconds"] / 60:.0f} minutes on {record["device"]}, {record["threads"]} threads, torch {record["torch"]} |
+| took | {record["seconds"] / 60:.0f} minutes, {record["device"]}, {record["threads"]} threads, torch {record["torch"]} |
 | sha256 | `{record["sha256"]}` |
 
 Beside it: `calibration.npz`, {CALIBRATION} images of the training part; `test.npz`, the 10,000 test images with labels.

@@ -101,7 +101,7 @@ def check_labels(dataset: Dataset, num_classes: int) -> np.ndarray:
     if dataset.labels is None:
         raise RmtEdgeError(
             f"{dataset.path} has no labels.",
-            "accuracy needs them: one folder per class, `labels` in an .npz, or the IDX file of labels beside the images.",
+            "accuracy needs them: one folder per class, `labels` in an .npz, or the IDX file of labels beside it.",
         )
     largest = int(dataset.labels.max())
     if largest >= num_classes or dataset.num_classes not in (None, num_classes):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.variants import VARIANTS, Variant
-from rmt_edge.preprocess import check_input_size
+from rmt_edge.preprocess import Preprocessing, check_input_size
 from rmt_edge.retention.op import retention
 
 LAYER_NORM_EPS = 1e-6  # public code; PyTorch's own default is 1e-5
@@ -145,7 +145,7 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks on one token grid, then the downsampling to the next. (b, h, w, c) -> (b, ceil(h/2), ceil(w/2), c_next)."""
+    """Blocks on one token grid, then the downsampling. (b, h, w, c) -> (b, ceil(h/2), ceil(w/2), c_next)."""
 
     def __init__(self, variant: Variant, index: int):
         super().__init__()
@@ -166,10 +166,16 @@ class Stage(nn.Module):
 
 
 class RMT(nn.Module):
-    """The classifier. Images (b, 3, H, W), H and W at least 32 -> logits (b, num_classes)."""
+    """The classifier. Images (b, 3, H, W), H and W at least 32 -> logits (b, num_classes).
 
-    def __init__(self, variant: Variant, num_classes: int):
+    preprocessing: what the images went through in training and must go through from now on.
+    """
+
+    def __init__(self, variant_name: str, num_classes: int):
         super().__init__()
+        variant = VARIANTS[variant_name]
+        self.variant_name, self.num_classes = variant_name, num_classes
+        self.preprocessing = Preprocessing()  # the public evaluation's; load_checkpoint puts the file's own here
         self.patch_embed = PatchEmbed(variant.dims[0])
         self.layers = nn.ModuleList(Stage(variant, index) for index in range(4))
         self.proj = nn.Linear(variant.dims[3], variant.classifier_dim)
@@ -209,4 +215,4 @@ def create_model(name: str, num_classes: int = 1000) -> RMT:
         raise RmtEdgeError(f"There is no RMT variant {name!r}.", f"known variants: {', '.join(VARIANTS)}.")
     if num_classes < 1:
         raise RmtEdgeError(f"num_classes is {num_classes}.", "a classifier has at least one class.")
-    return RMT(VARIANTS[name], num_classes).eval()
+    return RMT(name, num_classes).eval()

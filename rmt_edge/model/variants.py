@@ -1,7 +1,7 @@
 """The RMT variants as a table: adding one is adding a line.
 
-Source: paper, table 1 and appendix (arXiv 2309.11523); the shapes of the public checkpoints' parameters. The public code
-calls RMT-T, -S, -B, -L `RMT_T3`, `RMT_S`, `RMT_M2`, `RMT_L6`. `rmt_nano` is ours, for tests and the demo.
+Source: paper, table 1 and appendix (arXiv 2309.11523); the shapes of the public checkpoints' parameters. The public
+code calls RMT-T, -S, -B, -L `RMT_T3`, `RMT_S`, `RMT_M2`, `RMT_L6`. `rmt_nano` is ours, for tests and the demo.
 """
 
 from dataclasses import dataclass, replace

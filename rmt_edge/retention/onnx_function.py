@@ -147,8 +147,8 @@ def retention_node(
 ) -> NodeProto:
     """One `rmt_edge::Retention`.
 
-    inputs: the names of qkv (b, h, w, 3c), sin (h·w, d), cos (h·w, d), lepe_weight (c, 1, k, k), lepe_bias (c,). channels
-    is c again: a function body can set its convolution's group from an attribute only.
+    inputs: the names of qkv (b, h, w, 3c), sin (h·w, d), cos (h·w, d), lepe_weight (c, 1, k, k), lepe_bias (c,).
+    channels is c again: a function body can set its convolution's group from an attribute only.
     """
     return onnx.helper.make_node(
         OP_TYPE, inputs, [output], name, domain=DOMAIN,

@@ -1,0 +1,141 @@
+"""Export: the calibrated deployment form to one ONNX file that has been checked against PyTorch.
+
+The file is written by graph.py. Before it gets its name: onnx.checker, one Retention node per block, and ONNX Runtime's
+logits against PyTorch's, the quantised layers' inputs and weights rounded alike.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rmt_edge.artifact import (
+    ONNX,
+    QUANTIZED,
+    Manifest,
+    output_folder,
+    parent_of,
+    read_manifest,
+    write_manifest,
+    written_whole,
+)
+from rmt_edge.graph import INT8_MAX, Ranges, int8_of, onnx_from_deployed, scale_of
+from rmt_edge.metrics import relative_error
+from rmt_edge.model.deploy import DeployedRMT
+from rmt_edge.model.variants import VARIANTS
+from rmt_edge.recipe import PRECISIONS
+from rmt_edge.retention.onnx_function import DOMAIN, OP_TYPE
+from rmt_edge.runtime import OnnxRunner
+
+CHECK_IMAGES = 2
+# Largest relative error |onnx - torch|/|torch| of the logits on noise. float32: rounding alone; FP16: 11 bits through
+# up to 45 blocks; INT8: as FP16, and a value near the middle of two INT8 steps may fall to either side.
+MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
+logger = logging.getLogger(__name__)
+
+
+def export(quantized: Path, output: Path | None = None) -> Path:
+    """Write the ONNX file of a quantised checkpoint beside it, or into `output`; returns its path."""
+    start = time.monotonic()
+    manifest = read_manifest(quantized, QUANTIZED)
+    folder = output_folder(output or quantized.parent)
+    model, ranges = deployed_from_file(quantized, manifest)
+    precision = manifest.recipe["precision"]
+    assert precision in PRECISIONS, precision
+    metadata = {
+        "variant": model.variant_name,
+        "precision": precision,
+        "preprocessing": json.dumps(manifest.details["preprocessing"]),
+    }
+    dtype = np.dtype(np.float32 if precision == "fp32" else np.float16)
+    onnx_model = onnx_from_deployed(model, dtype, ranges, metadata)
+    path = folder / f"{quantized.stem}.onnx"
+    with written_whole(path) as temporary:
+        onnx.save(onnx_model, temporary)
+        error = check_against_torch(temporary, model, ranges, dtype, MAX_RELATIVE_ERROR[precision])
+        details = manifest.details | check_graph(temporary, model.variant_name) | {"relative_error": error}
+        seconds = time.monotonic() - start
+        parents = [parent_of(quantized, manifest)]
+        write_manifest(
+            temporary, path, kind=ONNX, parents=parents, recipe=manifest.recipe, details=details, seconds=seconds
+        )
+    logger.info("export: %s, %d nodes, in %.1f s", path.name, details["nodes"], seconds)
+    return path
+
+
+def deployed_from_file(quantized: Path, manifest: Manifest) -> tuple[DeployedRMT, Ranges]:
+    """The deployment form and the INT8 ranges in a quantised checkpoint."""
+    state = load_file(quantized)
+    ranges = {name: state.pop(name) for name in list(state) if name.endswith("_amax")}
+    preprocessing = manifest.details["preprocessing"]
+    model = DeployedRMT(
+        manifest.details["variant"], manifest.details["num_classes"], preprocessing["height"], preprocessing["width"]
+    )
+    model.load_state_dict(state, strict=True)
+    return model.eval(), ranges
+
+
+def check_graph(path: Path, variant_name: str) -> dict[str, int]:
+    """Run onnx.checker with shape inference; count nodes. A Retention counts as one node, and there is one per block."""
+    onnx.checker.check_model(path, full_check=True)
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    retentions = sum(node.op_type == OP_TYPE and node.domain == DOMAIN for node in nodes)
+    blocks = sum(VARIANTS[variant_name].depths)
+    assert retentions == blocks, (retentions, blocks)
+    return {"nodes": len(nodes), "retention_nodes": retentions}
+
+
+def check_against_torch(path: Path, model: DeployedRMT, ranges: Ranges, dtype: np.dtype, limit: float) -> float:
+    """ONNX Runtime's logits against PyTorch's in float32 on noise; the relative error, which must not pass the limit."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((CHECK_IMAGES, 3, model.height, model.width), dtype=np.float32)
+    actual = OnnxRunner(path)(images)
+    with torch.no_grad(), _RoundedLinears(model, ranges, dtype):
+        expected = model(torch.from_numpy(images)).numpy()
+    error = relative_error(actual, expected)
+    # Not a user's fault: the graph and the model say different things.
+    assert error <= limit, f"{path.name}: ONNX Runtime is {error:.2e} away from PyTorch, more than {limit:.0e}"
+    return error
+
+
+class _RoundedLinears:
+    """While open, the layers with ranges round their weights and inputs to INT8 steps, as the graph does."""
+
+    def __init__(self, model: nn.Module, ranges: Ranges, dtype: np.dtype):
+        self.layers = {x.removesuffix(".input_amax"): x for x in ranges if x.endswith(".input_amax")}
+        self.model, self.ranges, self.dtype = model, ranges, dtype
+        self.weights: dict[str, Tensor] = {}
+        self.hooks: list = []
+
+    def __enter__(self) -> None:
+        for name, input_amax in self.layers.items():
+            linear = self.model.get_submodule(name)
+            self.weights[name] = linear.weight.data
+            scale = scale_of(self.ranges[f"{name}.weight_amax"], self.dtype)
+            steps = int8_of(linear.weight.detach().numpy().T, scale)
+            linear.weight.data = torch.from_numpy((steps * scale.astype(np.float32)).T.copy())
+            step = float(scale_of(self.ranges[input_amax], self.dtype))
+            self.hooks.append(linear.register_forward_pre_hook(_rounding(step)))
+
+    def __exit__(self, *_) -> None:
+        for name, weight in self.weights.items():
+            self.model.get_submodule(name).weight.data = weight
+        for hook in self.hooks:
+            hook.remove()
+
+
+def _rounding(step: float) -> Callable:
+    """A forward pre-hook that rounds a layer's input to INT8 multiples of `step`."""
+
+    def hook(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        return torch.fake_quantize_per_tensor_affine(inputs[0], step, 0, -int(INT8_MAX) - 1, int(INT8_MAX))
+
+    return hook

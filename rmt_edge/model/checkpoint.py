@@ -1,0 +1,170 @@
+"""Checkpoints: public .pth files, plain state dicts and .safetensors, loaded strictly and without running their code.
+
+Public layout (https://github.com/qhfan/RMT): a dict with `model`, perhaps `model_ema`, an optimizer and an
+argparse.Namespace. Variant and class count follow from the shapes. Preprocessing: .safetensors may carry it in their
+metadata, as JSON under "preprocessing"; without it, the public evaluation's (ImageNet, 224x224) is assumed.
+"""
+
+import argparse
+import json
+import pathlib
+import pickle
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model.rmt import RMT, create_model
+from rmt_edge.model.variants import VARIANTS
+from rmt_edge.preprocess import Preprocessing
+
+# Where a state dict lies in the files that people have; the first one present is taken.
+CONTAINERS = ("model", "model_ema", "state_dict")
+# What public checkpoints hold beside tensors: data, no code.
+_HARMLESS = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    np.dtype,
+    np._core.multiarray.scalar,
+    *(type(np.dtype(x)) for x in (np.float32, np.float64, np.int64)),
+]
+_NAMED = 5  # names listed in an error
+
+
+def load_checkpoint(path: str | Path, weights: str | None = None) -> RMT:
+    """The trained RMT in a file, in evaluation mode and float32.
+
+    weights: `model` or `model_ema` in a file that holds both; the first of CONTAINERS that is there if None. Its
+    `variant_name` and `num_classes` follow from the shapes; `preprocessing` is what it was trained with.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RmtEdgeError(f"There is no checkpoint at {path}.")
+    metadata: dict[str, str] = {}
+    if path.suffix == ".safetensors":
+        state, metadata = _read_safetensors(path)
+    else:
+        state = _state_dict_in(_read_pickle(path), path, weights)
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    model = _model_for(state, path)
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise RmtEdgeError(f"{path}: {name} holds NaN or infinite values.", do="Use another checkpoint.")
+    model.load_state_dict(state, strict=True)
+    if "preprocessing" in metadata:
+        model.preprocessing = Preprocessing.from_dict(json.loads(metadata["preprocessing"]))
+    return model.eval()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise RmtEdgeError(f"{path} is not a whole .safetensors file: {error}.") from error
+
+
+def _read_pickle(path: Path) -> object:
+    """A torch.save file, by PyTorch's restricted unpickler: it makes tensors and plain data, and calls nothing."""
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        message = str(error)
+        if "Unsupported" in message or "GLOBAL" in message or "global" in message:
+            reason = next((x.strip() for x in message.splitlines() if "GLOBAL" in x or "global" in x), message)
+            raise RmtEdgeError(
+                f"{path} asks to run code while it is loaded; refused. ({reason[:200]})",
+                "a checkpoint holds tensors, numbers, strings and an argparse.Namespace, and needs no code.",
+                "If you trust its author, load it where it was made and save model.state_dict() with safetensors.",
+            ) from error
+        raise _no_checkpoint(path, message) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise _no_checkpoint(path, str(error)) from error
+
+
+def _no_checkpoint(path: Path, reason: str) -> RmtEdgeError:
+    first_line = reason.strip().splitlines()[0][:160] if reason.strip() else "it ends too early"
+    return RmtEdgeError(
+        f"{path} is not a checkpoint, or is cut short: {first_line}.",
+        "rmt-edge reads files of torch.save (.pth, .pt) and .safetensors.",
+        "Download or copy it again and compare its size.",
+    )
+
+
+def _state_dict_in(content: object, path: Path, weights: str | None) -> dict[str, Tensor]:
+    """The state dict in what torch.load returned: itself, or one of its entries."""
+    if not isinstance(content, dict):
+        raise RmtEdgeError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")
+    found = [x for x in CONTAINERS if isinstance(content.get(x), dict)]
+    if weights is not None and weights not in found:
+        raise RmtEdgeError(f"{path} has no weights {weights!r}.", f"it has: {', '.join(found) or 'one state dict'}.")
+    state = content[weights or found[0]] if found else content
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise RmtEdgeError(
+            f"{path} holds no weights.",
+            f"looked at the top and under {', '.join(CONTAINERS)}; found {', '.join(map(str, content))[:200]}.",
+        )
+    return tensors
+
+
+@cache
+def _shapes(variant_name: str) -> dict[str, tuple[int, ...]]:
+    """Parameter and buffer shapes of a variant, without the heads' rows (the class count)."""
+    with torch.device("meta"):
+        state = create_model(variant_name, 1).state_dict()
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith(("head.", "aux_head."))
+
+
+def _model_for(state: dict[str, Tensor], path: Path) -> RMT:
+    """The empty model that a state dict fits, or an error that names what does not fit."""
+    actual = {name: tuple(value.shape) for name, value in state.items()}
+
+    def fits(variant_name: str, name: str) -> bool:
+        expected = _shapes(variant_name).get(name)
+        shape = actual[name]
+        return expected is not None and (shape[1:] == expected[1:] if _is_head(name) else shape == expected)
+
+    def score(variant_name: str) -> int:
+        right = sum(fits(variant_name, name) for name in actual)
+        return 2 * right - len(set(actual) ^ set(_shapes(variant_name)))
+
+    best = max(VARIANTS, key=score)
+    expected = _shapes(best)
+    if sum(fits(best, name) for name in actual) < len(expected) // 2:
+        raise RmtEdgeError(
+            f"{path} is not an RMT that rmt-edge knows. Its first parameters: {_list(list(actual))}.",
+            f"an RMT has {_list(list(expected))} …, in the shapes of one of {', '.join(VARIANTS)}.",
+        )
+    problems = []
+    if missing := [name for name in expected if name not in actual]:
+        problems.append(f"missing: {_list(missing)}")
+    if extra := [name for name in actual if name not in expected]:
+        problems.append(f"not part of it: {_list(extra)}")
+    if wrong := [name for name in actual if name in expected and not fits(best, name)]:
+        shapes = [f"{name} {actual[name]} instead of {expected[name]}" for name in wrong]
+        problems.append(f"wrong shape: {_list(shapes)}")
+    rows = {actual[name][0] for name in actual if _is_head(name) and name in expected}
+    if len(rows) > 1:
+        problems.append(f"its heads disagree about the class count: {sorted(rows)}")
+    if problems:
+        raise RmtEdgeError(
+            f"{path} does not fit {best}, the variant nearest to it: {'; '.join(problems)}.",
+            "every parameter must be there and no other: a detection or segmentation backbone, which has no proj, norm "
+            "and head, is no classifier.",
+        )
+    return create_model(best, rows.pop())
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
