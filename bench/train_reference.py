@@ -183,7 +183,7 @@ The reference checkpoint of rmt-edge: small, really trained, for the demo, the t
 | epochs | {epochs} |
 | seed | {SEED} |
 | command | `{record["command"]}` |
-| took | {record["seconds"] / 60:.0f} minutes, {record["device"]}, {record["threads"]} threads, torch {record["torch"]} |
+| took | {record["seconds"] / 60:.0f} min, {record["device"]}, {record["threads"]} threads, torch {record["torch"]} |
 | sha256 | `{record["sha256"]}` |
 
 Beside it: `calibration.npz`, {CALIBRATION} images of the training part; `test.npz`, the 10,000 test images with labels.

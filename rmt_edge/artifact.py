@@ -57,7 +57,11 @@ def sha256_of(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """rmt-edge, Python, the platform and the installed packages that decide a result."""
-    found = {"rmt-edge": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    found = {
+        "rmt-edge": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
     for name in _VERSIONS_OF:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -84,7 +83,7 @@ def deployed_from_file(quantized: Path, manifest: Manifest) -> tuple[DeployedRMT
 
 
 def check_graph(path: Path, variant_name: str) -> dict[str, int]:
-    """Run onnx.checker with shape inference; count nodes. A Retention counts as one node, and there is one per block."""
+    """Run onnx.checker with shape inference; count nodes, of which one per block is a Retention."""
     onnx.checker.check_model(path, full_check=True)
     nodes = onnx.load(path, load_external_data=False).graph.node
     retentions = sum(node.op_type == OP_TYPE and node.domain == DOMAIN for node in nodes)
@@ -94,7 +93,7 @@ def check_graph(path: Path, variant_name: str) -> dict[str, int]:
 
 
 def check_against_torch(path: Path, model: DeployedRMT, ranges: Ranges, dtype: np.dtype, limit: float) -> float:
-    """ONNX Runtime's logits against PyTorch's in float32 on noise; the relative error, which must not pass the limit."""
+    """The relative error of ONNX Runtime's logits against PyTorch's in float32, on noise."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((CHECK_IMAGES, 3, model.height, model.width), dtype=np.float32)
     actual = OnnxRunner(path)(images)

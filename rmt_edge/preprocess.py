@@ -29,8 +29,9 @@ def check_input_size(height: int, width: int) -> None:
 class Preprocessing:
     """Resize, crop, scale.
 
-    Resize (bicubic, keeping the aspect) until height/crop_ratio x width/crop_ratio is covered; crop the centre. A pixel value p of 0 to 255 becomes (p/255 - mean)/std, per RGB channel. The defaults are those of the public
-    evaluation of RMT on ImageNet: the shorter side to 256, centre 224x224, ImageNet's mean and deviation.
+    Resize (bicubic, keeping the aspect) until height/crop_ratio x width/crop_ratio is covered; crop the centre. A pixel
+    value p of 0 to 255 becomes (p/255 - mean)/std, per RGB channel. The defaults are those of the public evaluation of
+    RMT on ImageNet: the shorter side to 256, centre 224x224, ImageNet's mean and deviation.
     """
 
     height: int = 224

@@ -1,7 +1,8 @@
 """Quantise: a checkpoint to a calibrated deployment form, one .safetensors with every number that export needs.
 
-Weights stay float32 in the file; beside them lie the INT8 ranges that nvidia-modelopt calibrated: `<layer>.weight_amax`,
-(out,) or (1,), and `<layer>.input_amax`, (). The export turns both into Q/DQ nodes; it needs no modelopt.
+Weights stay float32 in the file; beside them lie the INT8 ranges that nvidia-modelopt calibrated:
+`<layer>.weight_amax`, (out,) or (1,), and `<layer>.input_amax`, (). The export turns both into Q/DQ nodes; it needs no
+modelopt.
 """
 
 import contextlib
@@ -49,6 +50,7 @@ def quantize(
     state = dict(deployed.state_dict())
     parents = [parent_of(checkpoint)]
     details = {
+        "checkpoint": parents[0],
         "variant": model.variant_name,
         "num_classes": model.num_classes,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -1,7 +1,7 @@
 """Settings as files: quantisation recipes (calib/*.toml) and device profiles (engines/*.toml).
 
-Frozen dataclasses that check themselves; every default is written here and nowhere else. A recipe or profile is named by
-its path or, for those in this repository, by its file name without .toml.
+Frozen dataclasses that check themselves; every default is written here and nowhere else. A recipe or profile is named
+by its path or, for those in this repository, by its file name without .toml.
 """
 
 import sys
