@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rmt_edge import __version__
@@ -27,8 +28,7 @@ def quantize(args: argparse.Namespace) -> None:
     from rmt_edge.quantize import quantize as run
 
     recipe = load_recipe(args.recipe)
-    preprocessing = _preprocessing(args)
-    print(run(args.checkpoint, recipe, args.output, args.calibration, preprocessing, args.weights))
+    print(run(args.checkpoint, recipe, args.output, args.calibration, _preprocessing(args), args.weights))
 
 
 def export(args: argparse.Namespace) -> None:
@@ -74,16 +74,15 @@ def deploy(args: argparse.Namespace) -> None:
     from rmt_edge.validate import drop_message, validate
 
     start = time.monotonic()
+    # What can be refused is refused before the first long step.
     recipes = [load_recipe(name) for name in args.recipes]
     profile = load_profile(args.device)
-    preprocessing = _preprocessing(args)
-    # What can be refused is refused before the first long step.
-    output_folder(args.output)
     load_backend(profile.backend)
-    num_classes = load_checkpoint(args.checkpoint, args.weights).num_classes
-    check_labels(open_dataset(args.data), num_classes)
+    check_labels(open_dataset(args.data), load_checkpoint(args.checkpoint, args.weights).num_classes)
     if args.calibration is not None:
         open_dataset(args.calibration)
+    preprocessing = _preprocessing(args)
+    output_folder(args.output)
 
     made, too_large = [], []
     for recipe in recipes:
@@ -110,7 +109,10 @@ def _preprocessing(args: argparse.Namespace) -> Preprocessing | None:
     if args.preprocessing is not None:
         return Preprocessing.from_dict(read_toml(args.preprocessing))
     if args.input_size is not None:
-        return Preprocessing(height=args.input_size[0], width=args.input_size[1])
+        from rmt_edge.model.checkpoint import load_checkpoint
+
+        height, width = args.input_size
+        return replace(load_checkpoint(args.checkpoint, args.weights).preprocessing, height=height, width=width)
     return None
 
 
@@ -135,8 +137,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("checkpoint", type=Path, help="a public RMT .pth, a state dict or a .safetensors")
         sub.add_argument("--calibration", type=Path, metavar="IMAGES", help="images to calibrate INT8 with (no labels)")
         sub.add_argument("--weights", choices=("model", "model_ema"), help="which weights of a .pth that holds both")
-        sub.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="instead of the checkpoint's")
-        sub.add_argument("--preprocessing", type=Path, metavar="TOML", help="instead of the checkpoint's")
+        sub.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="another input size")
+        sub.add_argument(
+            "--preprocessing", type=Path, metavar="TOML", help="size, crop, mean, std instead of the checkpoint's"
+        )
 
     def add_data(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(

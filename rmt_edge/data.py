@@ -122,16 +122,17 @@ def _open_folder(path: Path) -> Dataset:
     for file in files:
         if file.suffix.lower() not in IMAGE_SUFFIXES:
             raise _no_image(file)
-    parents = [x.relative_to(path).parts[0] if len(x.relative_to(path).parts) > 1 else None for x in files]
-    if None in parents and len(set(parents)) > 1:
-        stray = files[parents.index(None)]
+    loose = [x for x in files if x.parent == path]
+    if loose and len(loose) < len(files):
         raise RmtEdgeError(
-            f"{stray} lies beside folders of images.", "a data set is a folder of images or a folder of class folders."
+            f"{loose[0]} lies beside folders of images.",
+            "a data set is a folder of images or a folder of class folders.",
         )
     labels, num_classes = None, None
-    if None not in parents:
-        names = sorted(set(parents))
-        labels, num_classes = np.array([names.index(x) for x in parents], np.int64), len(names)
+    if not loose:
+        classes = [x.relative_to(path).parts[0] for x in files]
+        names = {name: index for index, name in enumerate(sorted(set(classes)))}
+        labels, num_classes = np.array([names[x] for x in classes], np.int64), len(names)
     listing = "\n".join(f"{x.relative_to(path)} {x.stat().st_size}" for x in files)
     digest = hashlib.sha256(listing.encode()).hexdigest()
     return Dataset(path, len(files), labels, num_classes, digest, lambda i: _read_image(files[i]))

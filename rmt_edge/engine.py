@@ -188,7 +188,7 @@ def _set_compute_capability(trt: ModuleType, config: Any, profile: DeviceProfile
 def _log_for(trt: ModuleType) -> Any:
     """A logger that keeps everything: errors for messages, the list of layers for the record. Prints only warnings."""
 
-    class Log(trt.ILogger):
+    class Log(trt.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: list[tuple[int, str]] = []
@@ -214,7 +214,7 @@ def _progress(trt: ModuleType, config: Any, title: str) -> Iterator[threading.Ev
     interrupted = threading.Event()
     bar = tqdm(total=0, desc=f"build {title}", unit="step", leave=False)
 
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.whole: str | None = None  # the phase that holds all others; its steps are the bar's

@@ -22,6 +22,7 @@ from rmt_edge.artifact import (
     written_whole,
 )
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.plot import plot_report
 from rmt_edge.recipe import PRECISIONS
 
 NAME = "report.md"
@@ -53,6 +54,8 @@ def report(folder: Path) -> Path:
         "report_seconds": round(time.monotonic() - start, 2),
     }
     write_json(folder / "report.json", content)
+    with written_whole(page.with_suffix(".svg")) as temporary:
+        plot_report(rows, temporary)
     with written_whole(page) as temporary:
         temporary.write_text(markdown(content), encoding="utf-8")
     return page
@@ -126,6 +129,8 @@ def markdown(content: dict[str, Any]) -> str:
         "## Which one",
         "",
         *_decision(rows),
+        "",
+        "![Drop of top-1 and file sizes by precision](report.svg)",
         "",
         "## Side by side",
         "",

@@ -1,0 +1,44 @@
+# make demo   the main job on the reference checkpoint: quantise, export, build, validate, report
+# make test   the tests without the slow ones; make test MARKED=slow for those
+# make check  formatting, lint, types
+# make clean  what the above left behind, the virtual environment included
+# PYTHON=python3.12 make …  another interpreter than python3 (3.10 or newer)
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+REFERENCE := bench/reference
+DEMO := deployed/demo
+MARKED := not slow
+
+.PHONY: demo test check clean
+
+demo: $(INSTALLED)
+	@start=$$(date +%s); \
+	$(VENV)/bin/rmt-edge deploy $(REFERENCE)/rmt_nano_fashion_mnist.safetensors \
+	    --calibration $(REFERENCE)/calibration.npz --data $(REFERENCE)/test.npz --output $(DEMO) && \
+	echo && cat $(DEMO)/report.md && \
+	echo && echo "make demo: $$(( $$(date +%s) - start )) s. The page above is $(DEMO)/report.md"
+
+test: $(INSTALLED)
+	@start=$$(date +%s); \
+	$(VENV)/bin/python -m pytest -m "$(MARKED)" $(PYTEST_FLAGS); status=$$?; \
+	echo "make test: $$(( $$(date +%s) - start )) s"; exit $$status
+
+check: $(INSTALLED)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "rmt-edge needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: PYTHON=python3.12 make"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	    { echo "$(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Installing into $(VENV): a minute or two, and more where pip takes a CUDA build of torch"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint constraints.txt --editable ".[workstation,dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) deployed build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,76 @@
+"""How long RMT-S takes from a checkpoint to engines, on this machine's CPU.
+
+    python bench/deploy_rmt_s.py [--record bench/results/deploy_rmt_s.json]
+
+RMT-S at 224x224 with random weights, 32 random calibration images: quantise, export and build for FP16 and INT8, each
+timed from start to written file. A GPU is not used. The last line of output is one JSON object: seconds of each step,
+their sum, and the FP16 graph's nodes (a Retention counts as one; the public model's export has 2,076).
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rmt_edge.artifact import ENGINE, ONNX, QUANTIZED, read_manifest, versions, write_json
+from rmt_edge.engine import build
+from rmt_edge.export import export
+from rmt_edge.model import create_model
+from rmt_edge.quantize import quantize
+from rmt_edge.recipe import load_profile, load_recipe
+
+IMAGES = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="rtx-30", help="a profile of engines/")
+    parser.add_argument("--record", type=Path, help="also write the JSON object to this file")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    seconds, facts = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, images = Path(folder) / "rmt_s.pth", Path(folder) / "images.npz"
+        torch.save({"model": create_model("rmt_s").state_dict()}, checkpoint)
+        pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 224, 224, 3), dtype=np.uint8)
+        np.savez(images, images=pixels)
+        for name in ("fp16", "int8"):
+            recipe = load_recipe(name)
+            if name == "int8":
+                recipe = replace(recipe, images=IMAGES, batch=8)
+            quantized = quantize(checkpoint, recipe, Path(folder), images)
+            onnx = export(quantized)
+            engine = build(onnx, load_profile(args.device))
+            seconds[name] = {
+                "quantize": read_manifest(quantized, QUANTIZED).seconds,
+                "export": read_manifest(onnx, ONNX).seconds,
+                "build": read_manifest(engine, ENGINE).seconds,
+            }
+            details = read_manifest(engine, ENGINE).details
+            facts[name] = {key: details[key] for key in ("nodes", "layers", "int8_gemms")}
+            facts[name]["engine_mb"] = round(engine.stat().st_size / 1e6, 1)
+    record = {
+        "benchmark": "deploy_rmt_s",
+        "variant": "rmt_s",
+        "input": [224, 224],
+        "calibration_images": IMAGES,
+        "device": args.device,
+        "cpus": os.cpu_count(),
+        "seconds": seconds,
+        "seconds_per_precision": {name: round(sum(steps.values()), 1) for name, steps in seconds.items()},
+        "total_seconds": round(sum(sum(steps.values()) for steps in seconds.values()), 1),
+        "facts": facts,
+        "versions": versions(),
+    }
+    if args.record:
+        write_json(args.record, record)
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Small things that many tests use: a nano model with weights that matter, its checkpoint, its artefacts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rmt_edge.model import create_model
+from rmt_edge.model.rmt import RMT
+from rmt_edge.preprocess import Preprocessing
+from rmt_edge.recipe import QuantizationRecipe
+from tests.golden import weights
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "bench" / "reference"
+SMALL = Preprocessing(40, 48, crop_ratio=1.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def filled(name: str, num_classes: int, seed: int = 1) -> RMT:
+    """A model whose every weight is redrawn so that each of them changes the output."""
+    model = create_model(name, num_classes)
+    state = weights.fill(model.state_dict(), seed)
+    model.load_state_dict({key: torch.as_tensor(value) for key, value in state.items()})
+    return model
+
+
+@pytest.fixture(scope="session")
+def nano() -> RMT:
+    model = filled("rmt_nano", 10)
+    model.preprocessing = SMALL
+    return model
+
+
+@pytest.fixture(scope="session")
+def checkpoint(nano, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "nano.safetensors"
+    save_file(nano.state_dict(), path, {"preprocessing": json.dumps(SMALL.to_dict())})
+    return path
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """60 labelled images of noise, .npz."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("images") / "noise.npz"
+    pixels = rng.integers(0, 256, (60, 40, 48, 3), dtype=np.uint8)
+    np.savez(path, images=pixels, labels=rng.integers(0, 10, 60))
+    return path
+
+
+@pytest.fixture(scope="session")
+def recipes() -> dict[str, QuantizationRecipe]:
+    return {
+        "fp32": QuantizationRecipe("fp32", "fp32"),
+        "fp16": QuantizationRecipe("fp16", "fp16"),
+        "int8": QuantizationRecipe("int8", "int8", images=16, batch=8),
+    }
+
+
+@pytest.fixture(scope="session")
+def quantized(checkpoint, images, recipes, tmp_path_factory) -> dict[str, Path]:
+    """The quantised checkpoint of each recipe. Read only: tests that change a file copy it first."""
+    from rmt_edge.quantize import quantize
+
+    folder = tmp_path_factory.mktemp("artefacts")
+    return {name: quantize(checkpoint, recipe, folder, images) for name, recipe in recipes.items()}
+
+
+@pytest.fixture(scope="session")
+def onnx_files(quantized) -> dict[str, Path]:
+    """The ONNX file of each recipe, beside its quantised checkpoint. Read only."""
+    from rmt_edge.export import export
+
+    return {name: export(path) for name, path in quantized.items()}

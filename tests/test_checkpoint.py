@@ -1,0 +1,192 @@
+"""Every file that people bring, and every file that must be refused."""
+
+import argparse
+import pathlib
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model import load_checkpoint
+from rmt_edge.model.variants import VARIANTS
+from rmt_edge.preprocess import Preprocessing
+from tests.conftest import SMALL, filled
+
+
+@pytest.fixture
+def state(nano):
+    return {name: value.clone() for name, value in nano.state_dict().items()}
+
+
+def assert_same(model, state):
+    assert not model.training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def save(content, tmp_path, name="x.pth"):
+    path = tmp_path / name
+    torch.save(content, path)
+    return path
+
+
+def test_the_public_layout_loads(state, tmp_path):
+    optimizer = torch.optim.AdamW(nn.Linear(2, 2).parameters())
+    content = {
+        "model": state,
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": {"base_values": [1e-3]},
+        "epoch": 299,
+        "scaler": {"scale": 65536.0},
+        "max_accuracy": np.float64(84.1),
+        "args": argparse.Namespace(model="RMT_S", lr=1e-3, output_dir=pathlib.PosixPath("/x")),
+    }
+    model = load_checkpoint(save(content, tmp_path))
+    assert_same(model, state)
+    assert (model.variant_name, model.num_classes) == ("rmt_nano", 10)
+    assert model.preprocessing == Preprocessing()
+
+
+def test_model_is_taken_before_model_ema_unless_asked(state, tmp_path):
+    averaged = {name: value + 1 if value.is_floating_point() else value for name, value in state.items()}
+    path = save({"model_ema": averaged, "model": state}, tmp_path)
+    assert_same(load_checkpoint(path), state)
+    assert_same(load_checkpoint(path, "model_ema"), averaged)
+    with pytest.raises(RmtEdgeError, match=r"has no weights 'model_ema'[\s\S]*it has: model\."):
+        load_checkpoint(save({"model": state}, tmp_path), "model_ema")
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model_ema": s}])
+def test_plain_and_nested_state_dicts_load(state, tmp_path, wrap):
+    assert_same(load_checkpoint(save(wrap(state), tmp_path)), state)
+
+
+def test_module_prefixes_are_dropped(state, tmp_path):
+    assert_same(load_checkpoint(save({f"module.{name}": value for name, value in state.items()}, tmp_path)), state)
+
+
+def test_half_precision_weights_load_as_float32(state, tmp_path):
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    model = load_checkpoint(save(halves, tmp_path))
+    assert model.head.weight.dtype == torch.float32
+    assert torch.equal(model.head.weight, halves["head.weight"].float())
+
+
+def test_safetensors_bring_their_preprocessing(checkpoint, state):
+    model = load_checkpoint(checkpoint)
+    assert_same(model, state)
+    assert model.preprocessing == SMALL
+
+
+def test_safetensors_without_metadata_load(state, tmp_path):
+    save_file(state, tmp_path / "x.safetensors")
+    assert load_checkpoint(tmp_path / "x.safetensors").preprocessing == Preprocessing()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_and_class_count_follow_from_the_shapes(name, tmp_path):
+    path = save(filled(name, 13).state_dict(), tmp_path)
+    model = load_checkpoint(path)
+    assert (model.variant_name, model.num_classes) == (name, 13)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (pathlib.Path.touch, (pathlib.Path("pwned"),))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run_it(state, tmp_path, monkeypatch, legacy):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pth"
+    torch.save({"model": state, "args": Malicious()}, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(RmtEdgeError, match=r"asks to run code while it is loaded; refused"):
+        load_checkpoint(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_bare_pickle_that_runs_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(RmtEdgeError, match=r"asks to run code|not a checkpoint"):
+        load_checkpoint(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(RmtEdgeError, match=r"no checkpoint at .*nowhere\.pth"):
+        load_checkpoint(tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"hello, I am a text file\n", b"PK\x03\x04 but no zip", bytes(1000)])
+def test_what_is_not_a_checkpoint_is_refused(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(RmtEdgeError, match=r"is not a (checkpoint|whole \.safetensors file)"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_truncated_checkpoint_is_refused(state, tmp_path, suffix, fraction):
+    path = tmp_path / f"x{suffix}"
+    torch.save(state, path) if suffix == ".pth" else save_file(state, path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
+    with pytest.raises(RmtEdgeError, match=r"cut short|not a whole"):
+        load_checkpoint(path)
+
+
+def test_a_vit_is_refused_with_both_sets_of_names(tmp_path):
+    vit = {
+        "cls_token": torch.zeros(1, 1, 192),
+        "pos_embed": torch.zeros(1, 197, 192),
+        "patch_embed.proj.weight": torch.zeros(192, 3, 16, 16),
+        **{f"blocks.{i}.attn.qkv.weight": torch.zeros(576, 192) for i in range(12)},
+        "head.weight": torch.zeros(1000, 192),
+    }
+    with pytest.raises(RmtEdgeError, match=r"not an RMT[\s\S]*cls_token[\s\S]*patch_embed\.proj\.0"):
+        load_checkpoint(save(vit, tmp_path))
+
+
+def test_missing_extra_and_misshapen_parameters_are_named(state, tmp_path):
+    del state["layers.1.blocks.0.ffn.fc1.bias"]
+    state["layers.9.surprise"] = torch.zeros(3)
+    state["norm.weight"] = torch.zeros(5)
+    with pytest.raises(RmtEdgeError) as error:
+        load_checkpoint(save(state, tmp_path))
+    message = str(error.value)
+    assert "does not fit rmt_nano" in message
+    assert "missing: layers.1.blocks.0.ffn.fc1.bias" in message
+    assert "not part of it: layers.9.surprise" in message
+    assert re.search(r"norm\.weight \(5,\) instead of \(256,\)", message)
+
+
+def test_a_backbone_without_classifier_says_so(state, tmp_path):
+    backbone = {name: value for name, value in state.items() if not name.startswith(("proj", "norm", "head"))}
+    with pytest.raises(RmtEdgeError, match=r"missing: proj\.weight[\s\S]*is no classifier"):
+        load_checkpoint(save(backbone, tmp_path))
+
+
+def test_heads_that_disagree_are_refused(tmp_path):
+    state = filled("rmt_s_token_label", 10).state_dict()
+    state["aux_head.weight"], state["aux_head.bias"] = torch.zeros(9, 512), torch.zeros(9)
+    with pytest.raises(RmtEdgeError, match=r"disagree about the class count: \[9, 10\]"):
+        load_checkpoint(save(state, tmp_path))
+
+
+def test_a_nan_weight_is_named(state, tmp_path):
+    state["head.bias"][3] = float("nan")
+    with pytest.raises(RmtEdgeError, match=r"head\.bias holds NaN"):
+        load_checkpoint(save(state, tmp_path))
+
+
+@pytest.mark.parametrize(("content", "match"), [([1, 2], "holds a list"), ({"epoch": 3}, "holds no weights")])
+def test_a_file_without_weights_says_what_it_holds(content, match, tmp_path):
+    with pytest.raises(RmtEdgeError, match=match):
+        load_checkpoint(save(content, tmp_path))

@@ -1,0 +1,169 @@
+"""Data sets of every kind, whole and broken."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rmt_edge.data import check_labels, open_dataset
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.preprocess import Preprocessing
+
+SQUARE = Preprocessing(32, 32, crop_ratio=1.0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two class folders with 2 and 3 images; the pixel value tells which."""
+    for name, count in (("cat", 2), ("dog", 3)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (40, 36), (count * 10 + i,) * 3).save(tmp_path / "set" / name / f"{i}.png")
+    return tmp_path / "set"
+
+
+def idx_bytes(array):
+    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def test_class_folders_give_labels_in_sorted_order(folder):
+    dataset = open_dataset(folder)
+    assert (len(dataset), dataset.num_classes) == (5, 2)
+    assert dataset.labels.tolist() == [0, 0, 1, 1, 1]
+    pixels = dataset.pixels([0, 4], SQUARE)
+    assert pixels.shape == (2, 32, 32, 3)
+    assert pixels[:, 0, 0, 0].tolist() == [20, 32]
+
+
+def test_a_flat_folder_has_no_labels(folder):
+    dataset = open_dataset(folder / "cat")
+    assert len(dataset) == 2 and dataset.labels is None
+    with pytest.raises(RmtEdgeError, match="has no labels"):
+        check_labels(dataset, 2)
+
+
+def test_batches_come_in_order_and_the_last_is_smaller(folder):
+    batches = list(open_dataset(folder).batches(SQUARE, 2))
+    assert [len(images) for images, _ in batches] == [2, 2, 1]
+    assert np.concatenate([labels for _, labels in batches]).tolist() == [0, 0, 1, 1, 1]
+    assert [len(images) for images, _ in open_dataset(folder).batches(SQUARE, 2, limit=3)] == [2, 1]
+
+
+def test_npz_and_idx_hold_the_same_images(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (7, 28, 28), dtype=np.uint8), np.arange(7, dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    (tmp_path / "x-images-idx3-ubyte").write_bytes(idx_bytes(images))
+    (tmp_path / "x-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+    (tmp_path / "y-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(images)))
+    npz, idx, zipped = (open_dataset(tmp_path / x) for x in ("a.npz", "x-images-idx3-ubyte", "y-images-idx3-ubyte.gz"))
+    assert npz.labels.tolist() == idx.labels.tolist() == labels.tolist()
+    assert zipped.labels is None
+    first = npz.pixels(list(range(7)), SQUARE)
+    assert np.array_equal(first, idx.pixels(list(range(7)), SQUARE))
+    assert np.array_equal(first, zipped.pixels(list(range(7)), SQUARE))
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(RmtEdgeError, match="holds no images"):
+        open_dataset(tmp_path)
+
+
+def test_a_file_that_is_no_image_by_name_is_named(folder):
+    (folder / "cat" / "notes.txt").write_text("hello")
+    with pytest.raises(RmtEdgeError, match=r"notes\.txt is not an image"):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no image", b"\x89PNG\r\n\x1a\n cut short"])
+def test_a_file_that_is_no_image_by_content_is_named(folder, content):
+    (folder / "dog" / "9.png").write_bytes(content)
+    dataset = open_dataset(folder)
+    with pytest.raises(RmtEdgeError, match=r"9\.png is not an image"):
+        list(dataset.batches(SQUARE, 2))
+
+
+def test_a_truncated_image_is_named(folder):
+    path = folder / "dog" / "8.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(RmtEdgeError, match=r"8\.png is not an image"):
+        list(open_dataset(folder).batches(SQUARE, 8))
+
+
+def test_images_beside_class_folders_are_refused(folder):
+    Image.new("RGB", (40, 40)).save(folder / "stray.png")
+    with pytest.raises(RmtEdgeError, match=r"stray\.png lies beside folders"):
+        open_dataset(folder)
+
+
+def test_hidden_files_are_ignored(folder):
+    (folder / ".DS_Store").write_bytes(b"x")
+    assert len(open_dataset(folder)) == 5
+
+
+@pytest.mark.parametrize(
+    ("arrays", "match"),
+    [
+        ({"pictures": np.zeros((2, 4, 4), np.uint8)}, r"holds no array `images`[\s\S]*pictures"),
+        ({"images": np.zeros((2, 4, 4), np.float32)}, r"float32 \(2, 4, 4\)"),
+        ({"images": np.zeros((2, 3, 4, 4), np.uint8)}, r"uint8 \(2, 3, 4, 4\)"),
+        ({"images": np.zeros((0, 4, 4), np.uint8)}, "holds no images"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.zeros(3, int)}, r"2 images but labels of shape \(3,\)"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0, -1])}, "smallest -1"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0.5, 1])}, "type float64"),
+    ],
+)
+def test_wrong_npz_files_are_refused(tmp_path, arrays, match):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(RmtEdgeError, match=match):
+        open_dataset(tmp_path / "a.npz")
+
+
+def test_a_broken_npz_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((9, 28, 28), np.uint8))
+    content = (tmp_path / "a.npz").read_bytes()
+    for broken in (content[: len(content) // 2], b"text", b""):
+        (tmp_path / "a.npz").write_bytes(broken)
+        with pytest.raises(RmtEdgeError, match=r"cannot be read as an \.npz"):
+            open_dataset(tmp_path / "a.npz")
+
+
+def test_an_npz_with_pickled_objects_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(RmtEdgeError, match=r"cannot be read as an \.npz"):
+        open_dataset(tmp_path / "a.npz")
+
+
+def test_a_short_idx_file_is_refused(tmp_path):
+    path = tmp_path / "x-images-idx3-ubyte"
+    whole = idx_bytes(np.zeros((3, 4, 4), np.uint8))
+    path.write_bytes(whole[:-1])
+    with pytest.raises(RmtEdgeError, match="cut short or too long"):
+        open_dataset(path)
+    path.write_bytes(b"\0\0\x0d\x03" + whole[4:])
+    with pytest.raises(RmtEdgeError, match="not an IDX file"):
+        open_dataset(path)
+    path.with_suffix(".gz").write_bytes(gzip.compress(whole)[:-9])
+    with pytest.raises(RmtEdgeError, match="cannot be unpacked"):
+        open_dataset(path.with_suffix(".gz"))
+
+
+def test_other_paths_are_refused(tmp_path):
+    with pytest.raises(RmtEdgeError, match="no data set at"):
+        open_dataset(tmp_path / "nowhere")
+    (tmp_path / "a.csv").write_text("x")
+    with pytest.raises(RmtEdgeError, match="no data set that rmt-edge reads"):
+        open_dataset(tmp_path / "a.csv")
+
+
+def test_a_class_count_that_does_not_fit_the_labels_is_refused(folder, tmp_path):
+    assert check_labels(open_dataset(folder), 2).tolist() == [0, 0, 1, 1, 1]
+    with pytest.raises(RmtEdgeError, match=r"The classifier has 1000 classes, but .* has 2 class folders"):
+        check_labels(open_dataset(folder), 1000)
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.array([0, 10]))
+    with pytest.raises(RmtEdgeError, match=r"The classifier has 10 classes, but .* has labels up to 10"):
+        check_labels(open_dataset(tmp_path / "a.npz"), 10)
+    assert len(check_labels(open_dataset(tmp_path / "a.npz"), 11)) == 2

@@ -1,0 +1,137 @@
+"""Engines built for real, on the CPU, by TensorRT-RTX."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import onnx
+import pytest
+from onnx import helper
+
+from rmt_edge import engine
+from rmt_edge.artifact import ENGINE, manifest_path, read_manifest
+from rmt_edge.engine import build, engine_from_onnx, layers_in, load_backend
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model.variants import VARIANTS
+from rmt_edge.recipe import DeviceProfile, load_profile
+
+BLOCKS = sum(VARIANTS["rmt_nano"].depths)
+has_rtx = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
+needs_rtx = pytest.mark.skipif(not has_rtx, reason="tensorrt-rtx-cu13-bindings is not installed")
+
+
+@pytest.fixture(scope="module")
+def built(onnx_files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("engines")
+    return {name: build(onnx_files[name], load_profile("rtx-30"), folder) for name in ("fp16", "int8")}
+
+
+@pytest.mark.trt
+@needs_rtx
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_engine_comes_with_its_layers_and_manifest(built, onnx_files, precision):
+    path = built[precision]
+    manifest = read_manifest(path, ENGINE)
+    layers = json.loads(path.with_name(f"{path.name}.layers.json").read_text())
+    assert layers["count"] == len(layers["layers"]) == sum(layers["by_kind"].values()) == manifest.details["layers"]
+    assert manifest.parents[0]["name"] == onnx_files[precision].name
+    assert manifest.details["profile"]["compute_capability"] == "8.6"
+    # Native retention is fused attention: two kernels in a decomposed block, one in a whole one.
+    variant = VARIANTS["rmt_nano"]
+    attention = sum((2 if d else 1) * n for d, n in zip(variant.decomposed, variant.depths, strict=True))
+    assert sum("gemm_mha" in x["name"] for x in layers["layers"]) == attention
+    nodes = [node for layer in layers["layers"] for node in layer["onnx_nodes"]]
+    assert any("retention" in x for x in nodes)
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_the_recipe_s_layers_run_in_int8(built):
+    assert read_manifest(built["int8"], ENGINE).details["int8_gemms"] == 4 * BLOCKS + 1
+    assert read_manifest(built["fp16"], ENGINE).details["int8_gemms"] == 0
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_a_changed_onnx_file_is_refused(onnx_files, tmp_path):
+    path = shutil.copy(onnx_files["fp16"], tmp_path)
+    shutil.copy(manifest_path(onnx_files["fp16"]), tmp_path)
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(RmtEdgeError, match="is not the file its manifest describes"):
+        build(path, load_profile("rtx-30"))
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_what_the_parser_cannot_take_is_printed(tmp_path):
+    node = helper.make_node("Mystery", ["x"], ["y"], domain="nobody")
+    value = [helper.make_tensor_value_info(name, 1, ["b", 3, 8, 8]) for name in "xy"]
+    model = helper.make_model(
+        helper.make_graph([node], "g", value[:1], value[1:]),
+        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("nobody", 1)],
+    )
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(RmtEdgeError, match=r"cannot parse .*x\.onnx[\s\S]*Mystery"):
+        engine_from_onnx(tmp_path / "x.onnx", load_profile("rtx-30"))
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_an_unknown_compute_capability_lists_the_known_ones(onnx_files):
+    profile = DeviceProfile("orin", "Orin", "tensorrt_rtx", "8.7")
+    with pytest.raises(RmtEdgeError, match=r"does not build for compute capability 8\.7[\s\S]*8\.6, 8\.9, 12\.0"):
+        engine_from_onnx(onnx_files["fp16"], profile)
+
+
+@pytest.mark.parametrize(
+    ("backend", "install"), [("tensorrt_rtx", "pip install tensorrt-rtx-cu13-libs"), ("tensorrt", "JetPack")]
+)
+def test_a_missing_backend_says_what_to_install(backend, install, monkeypatch):
+    monkeypatch.setitem(engine.BACKENDS, backend, (("no_such_module",), engine.BACKENDS[backend][1]))
+    with pytest.raises(RmtEdgeError, match=rf"{backend} is not installed here[\s\S]*{install}"):
+        load_backend(backend)
+
+
+def test_a_backend_that_does_not_load_says_why(monkeypatch, tmp_path):
+    (tmp_path / "broken_backend.py").write_text("raise ImportError('libnvinfer.so.10: cannot open')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(engine.BACKENDS, "tensorrt", (("broken_backend",), "Install it."))
+    with pytest.raises(RmtEdgeError, match=r"not installed here: libnvinfer\.so\.10: cannot open"):
+        load_backend("tensorrt")
+
+
+def test_the_builder_s_list_is_parsed():
+    text = (
+        "Layers:\n"
+        "Name: a, LayerType: gemm, Inputs: [ { Name: x, Datatype: Int8 }], Constants: [ { Datatype: Int8 }], "
+        "Outputs: [ { Name: y, Datatype: Half }], TacticName: t, StreamId: 0, "
+        "Metadata: [ONNX Layer: p/product][ONNX Layer: p.weight]\n"
+        "Name: b, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata: \n"
+        "\nI/O Tensors:\n Name: images, IOMode: Input\n"
+    )
+    assert layers_in([(4, "other"), (4, text)]) == [
+        {"name": "a", "kind": "gemm", "reads": ["Int8"], "writes": ["Half"], "onnx_nodes": ["p/product", "p.weight"]},
+        {"name": "b", "kind": "shape_call", "reads": [], "writes": [], "onnx_nodes": []},
+    ]
+    with pytest.raises(RuntimeError, match="found 0"):
+        layers_in([(4, "nothing")])
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_ctrl_c_stops_a_build_and_leaves_nothing(onnx_files, tmp_path):
+    command = [sys.executable, "-m", "rmt_edge.cli", "build", str(onnx_files["fp16"]), "--output", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    started = process.stderr.read(len("build"))  # the first word of the progress bar
+    assert "build" in started + process.stderr.read(10)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert not list(tmp_path.iterdir())

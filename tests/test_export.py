@@ -1,0 +1,160 @@
+"""The exported file: what is in it, that it computes the model, and that it is checked."""
+
+import shutil
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from rmt_edge import export as export_module
+from rmt_edge.artifact import ONNX, manifest_path, read_manifest
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.export import export
+from rmt_edge.graph import MIN_SCALE, int8_of, onnx_from_deployed, scale_of
+from rmt_edge.metrics import relative_error
+from rmt_edge.model.deploy import deployed_from_model
+from rmt_edge.model.variants import VARIANTS
+from rmt_edge.runtime import OnnxRunner
+from tests.conftest import SMALL, filled
+from tests.golden import weights
+
+BLOCKS = sum(VARIANTS["rmt_nano"].depths)
+
+
+def count(path):
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_each_block_s_attention_is_one_node_with_a_body(onnx_files, precision):
+    model = onnx.load(onnx_files[precision])
+    assert count(onnx_files[precision])["Retention"] == BLOCKS
+    assert [(x.domain, x.name) for x in model.functions] == [("rmt_edge", "Retention")]
+    opsets = {x.domain: x.version for x in model.opset_import}
+    assert opsets[""] >= 19
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    assert dims[0].dim_param == "batch"
+    assert [x.dim_value for x in dims[1:]] == [3, SMALL.height, SMALL.width]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_layer_norm_is_one_node(onnx_files, precision):
+    ops = count(onnx_files[precision])
+    assert ops["LayerNormalization"] == 2 * BLOCKS
+    assert not {"Pow", "Sqrt", "QuantizeLinear"} & set(ops)
+
+
+def test_int8_has_one_q_dq_per_linear_and_int8_weights(onnx_files):
+    model = onnx.load(onnx_files["int8"])
+    linears = 4 * BLOCKS + 1
+    ops = count(onnx_files["int8"])
+    assert ops["QuantizeLinear"] == linears
+    assert ops["DequantizeLinear"] == 2 * linears
+    stored = [x for x in model.graph.initializer if x.data_type == TensorProto.INT8 and x.dims]
+    assert len(stored) == linears
+    by_output = {node.output[0]: node for node in model.graph.node}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.name.endswith(("qkv/quantized", "fc1/quantized")):
+            assert by_output[node.input[0]].op_type == "LayerNormalization"
+        if node.op_type == "LayerNormalization":
+            consumers = [x.op_type for x in model.graph.node if node.output[0] in x.input]
+            assert consumers == ["QuantizeLinear"]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", np.float32), ("fp16", np.float16)])
+def test_every_weight_has_the_precision_of_the_file(onnx_files, precision, dtype):
+    for tensor in onnx.load(onnx_files[precision]).graph.initializer:
+        if tensor.name != "token_axes":
+            assert numpy_helper.to_array(tensor).dtype == dtype, tensor.name
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-5), ("fp16", 5e-3), ("int8", 0.2)])
+def test_the_file_computes_the_published_model(onnx_files, nano, precision, limit):
+    images = weights.image((3, 3, SMALL.height, SMALL.width), 4)
+    with torch.no_grad():
+        expected = nano(torch.from_numpy(images)).numpy()
+    runner = OnnxRunner(onnx_files[precision])
+    assert relative_error(runner(images), expected) < limit
+    one_by_one = np.concatenate([runner(images[i : i + 1]) for i in range(3)])
+    assert relative_error(one_by_one, expected) < limit
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_exports(name, tmp_path):
+    model = filled(name, 11, seed=2)
+    onnx.save(onnx_from_deployed(deployed_from_model(model, 33, 64), np.float32, {}, {}), tmp_path / "x.onnx")
+    counted = export_module.check_graph(tmp_path / "x.onnx", name)
+    assert counted["retention_nodes"] == sum(VARIANTS[name].depths)
+    images = weights.image((2, 3, 33, 64), 0)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    assert relative_error(OnnxRunner(tmp_path / "x.onnx")(images), expected) < 1e-5
+
+
+def test_rmt_s_in_fp16_has_under_700_nodes():
+    with torch.device("meta"):
+        shape_only = deployed_shape("rmt_s")
+    model = shape_only.to_empty(device="cpu")
+    graph = onnx_from_deployed(model, np.float16, {}, {}).graph
+    assert len(graph.node) < 700
+
+
+def deployed_shape(name):
+    from rmt_edge.model.deploy import DeployedRMT
+
+    return DeployedRMT(name, 1000, 224, 224)
+
+
+def test_the_manifest_records_the_counts_and_the_chain(onnx_files, quantized):
+    manifest = read_manifest(onnx_files["int8"], ONNX)
+    assert manifest.details["nodes"] == sum(count(onnx_files["int8"]).values())
+    assert manifest.details["retention_nodes"] == BLOCKS
+    assert 0 < manifest.details["relative_error"] < 0.1
+    assert manifest.parents[0]["name"] == quantized["int8"].name
+    assert manifest.recipe["layers"]
+
+
+def test_the_same_input_gives_the_same_bytes(quantized, onnx_files, tmp_path):
+    assert export(quantized["int8"], tmp_path).read_bytes() == onnx_files["int8"].read_bytes()
+
+
+def test_a_changed_quantised_checkpoint_is_refused(quantized, tmp_path):
+    path = shutil.copy(quantized["fp16"], tmp_path)
+    shutil.copy(manifest_path(quantized["fp16"]), tmp_path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RmtEdgeError, match="is not the file its manifest describes"):
+        export(path)
+
+
+def test_a_graph_that_differs_from_the_model_is_not_left_behind(quantized, tmp_path, monkeypatch):
+    write = onnx_from_deployed
+
+    def forget_a_bias(model, *args):
+        onnx_model = write(model, *args)
+        for tensor in onnx_model.graph.initializer:
+            if tensor.name == "stages.0.blocks.0.fc1.bias":
+                tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
+        return onnx_model
+
+    monkeypatch.setattr(export_module, "onnx_from_deployed", forget_a_bias)
+    with pytest.raises(AssertionError, match="away from PyTorch"):
+        export(quantized["fp32"], tmp_path)
+    assert not list(tmp_path.glob("*.onnx*"))
+
+
+def test_scales_and_steps():
+    assert scale_of(torch.tensor([127.0]), np.float32) == 1.0
+    assert scale_of(torch.tensor([0.0, 127.0]), np.float16).tolist() == [MIN_SCALE, 1.0]
+    steps = int8_of(np.array([0.5, 1.5, -2.5, 1e6, -1e6]), np.float32(1.0))
+    assert steps.tolist() == [0, 2, -2, 127, -127]
+
+
+def test_a_file_that_is_no_onnx_is_refused(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"no onnx")
+    with pytest.raises(RmtEdgeError, match="ONNX Runtime does not take"):
+        OnnxRunner(tmp_path / "x.onnx")

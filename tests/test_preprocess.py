@@ -1,0 +1,61 @@
+"""The geometry and pixel scaling before the network."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rmt_edge.data import fit
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.preprocess import Preprocessing, normalise
+
+
+def test_pixels_become_standardised_channels_first():
+    preprocessing = Preprocessing(32, 32, mean=(0.5, 0.0, 0.2), std=(0.5, 1.0, 0.1))
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    pixels[1] = 255
+    out = normalise(pixels, preprocessing)
+    assert out.shape == (2, 3, 32, 32) and out.dtype == np.float32
+    np.testing.assert_allclose(out[0, :, 0, 0], [-1.0, 0.0, -2.0], rtol=1e-6)
+    np.testing.assert_allclose(out[1, :, 0, 0], [1.0, 1.0, 8.0], rtol=1e-6)
+
+
+def test_the_public_evaluation_resizes_to_256_and_crops_224():
+    # A vertical line at column 128 of 512 must land at 128/2 - (256 - 224)/2 = 48.
+    image = np.zeros((512, 512), np.uint8)
+    image[:, 128:130] = 255
+    out = fit(Image.fromarray(image), Preprocessing())
+    assert out.shape == (224, 224, 3)
+    assert out[100, :, 0].argmax() == 48
+
+
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (37, 41), (224, 224)])
+def test_any_image_becomes_the_size_asked_for(size):
+    out = fit(Image.new("L", size, 7), Preprocessing(96, 160))
+    assert out.shape == (96, 160, 3)
+    assert (out == 7).all()
+
+
+def test_an_image_of_the_right_size_is_left_alone():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    assert np.array_equal(fit(Image.fromarray(pixels), Preprocessing(40, 48, crop_ratio=1.0)), pixels)
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"height": 31}, "cannot take 31x224"),
+        ({"crop_ratio": 0.0}, "crop_ratio is 0.0"),
+        ({"std": (1.0, 0.0, 1.0)}, "each deviation is above 0"),
+        ({"mean": (1.0,)}, "one finite number for each"),
+        ({"mean": (1.0, float("nan"), 0.0)}, "one finite number for each"),
+        ({"colour": 1}, r"Unknown preprocessing colour[\s\S]*known: height"),
+    ],
+)
+def test_wrong_settings_are_refused(values, match):
+    with pytest.raises(RmtEdgeError, match=match):
+        Preprocessing.from_dict(values)
+
+
+def test_a_manifest_brings_it_back():
+    preprocessing = Preprocessing(40, 48, 1.0)
+    assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
