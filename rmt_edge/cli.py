@@ -6,10 +6,15 @@ Each command imports what it needs when it runs, so that a device needs neither 
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 from rmt_edge import __version__
 from rmt_edge.artifact import output_folder
@@ -78,7 +83,8 @@ def deploy(args: argparse.Namespace) -> None:
     recipes = [load_recipe(name) for name in args.recipes]
     profile = load_profile(args.device)
     load_backend(profile.backend)
-    check_labels(open_dataset(args.data), load_checkpoint(args.checkpoint, args.weights).num_classes)
+    num_classes = load_checkpoint(args.checkpoint, args.weights).num_classes
+    check_labels(open_dataset(args.data), num_classes)
     if args.calibration is not None:
         open_dataset(args.calibration)
     preprocessing = _preprocessing(args)
@@ -185,20 +191,43 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logger.setLevel(logging.DEBUG if args.verbose else logging.INFO)
-    try:
-        args.run(args)
-    except RmtEdgeError as error:
-        if args.traceback:
+    interrupted = threading.Event()
+    with _noticing_ctrl_c(interrupted):
+        try:
+            args.run(args)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (Exception, KeyboardInterrupt) as error:
+            if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
+                print("\nrmt-edge: interrupted. What was finished is whole; the rest was not written.", file=sys.stderr)
+                return 130
+            if isinstance(error, RmtEdgeError) and not args.traceback:
+                print(f"rmt-edge: {error}", file=sys.stderr)
+                return 1
             raise
-        print(f"rmt-edge: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nrmt-edge: interrupted. What was finished is whole; the rest was not written.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return 0
+
+
+@contextmanager
+def _noticing_ctrl_c(interrupted: threading.Event) -> Iterator[None]:
+    """Set the event at Ctrl-C, then raise KeyboardInterrupt as usual.
+
+    A library may turn that exception into one of its own (safetensors does); the event tells it from a fault.
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ def engine_from_onnx(onnx_path: Path, profile: DeviceProfile) -> tuple[bytes, li
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx_path.read_bytes()):
-        errors = [parser.get_error(i).desc() for i in range(min(parser.num_errors, MAX_ERRORS))]
+        found = [parser.get_error(i) for i in range(min(parser.num_errors, MAX_ERRORS))]
+        errors = [f"{x.node_operator()} {x.node_name()}: {x.desc()}" for x in found]
         raise RmtEdgeError(
             f"{profile.backend} {trt.__version__} cannot parse {onnx_path}:\n  " + "\n  ".join(errors),
             "rmt-edge writes opset 20 with one model-local function.",

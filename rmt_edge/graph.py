@@ -44,7 +44,7 @@ class GraphWriter:
     def constant(self, name: str, value: np.ndarray) -> str:
         """An initialiser, once per name."""
         if name not in self.initializers:
-            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self.initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def floating(self, name: str, value: Tensor) -> str:

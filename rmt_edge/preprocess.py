@@ -64,8 +64,8 @@ class Preprocessing:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """As a manifest holds it."""
-        return asdict(self)
+        """As a manifest holds it: JSON has lists, no tuples."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
 
 def normalise(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

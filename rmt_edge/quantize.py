@@ -6,9 +6,11 @@ modelopt.
 """
 
 import contextlib
+import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import modelopt.torch.quantization as mtq
@@ -70,8 +72,10 @@ def quantize(
     if recipe.precision != "fp32":
         check_fp16(state)
     path = output / f"{checkpoint.stem}.{recipe.name}.safetensors"
+    # In the file too, so that its hash, of which the next steps are sure, covers them.
+    metadata = {"recipe": json.dumps(recipe.to_dict()), "details": json.dumps(details)}
     with written_whole(path) as temporary:
-        save_file({name: value.contiguous() for name, value in state.items()}, temporary)
+        save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
         seconds = time.monotonic() - start
         write_manifest(
             temporary, path, kind=QUANTIZED, parents=parents, recipe=recipe.to_dict(), details=details, seconds=seconds
@@ -105,6 +109,8 @@ def calibrate(
             for images, _ in tqdm(batches, "calibrate", total, unit="batch", leave=False):
                 model(torch.from_numpy(images))
 
+    for name in names:
+        deployed.get_submodule(name).register_forward_pre_hook(_refuse_non_finite(name))
     with contextlib.redirect_stdout(sys.stderr):  # modelopt prints; stdout is for results
         quantized = mtq.quantize(deployed, _modelopt_config(names, recipe), run_images)
     ranges = {}
@@ -124,6 +130,20 @@ def _modelopt_config(names: list[str], recipe: QuantizationRecipe) -> dict:
         config.append({"quantizer_name": f"{name}.weight_quantizer", "cfg": {"num_bits": 8, "axis": axis}})
         config.append({"quantizer_name": f"{name}.input_quantizer", "cfg": {"num_bits": 8, "axis": None}})
     return {"quant_cfg": config, "algorithm": recipe.method}
+
+
+def _refuse_non_finite(name: str) -> Callable:
+    """A forward pre-hook that names the layer; modelopt's own assertion on such a range does not."""
+
+    def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        if not torch.isfinite(inputs[0]).all():
+            raise RmtEdgeError(
+                f"The input of {name} holds NaN or infinite values on the calibration images.",
+                "a range is finite and above zero.",
+                "The checkpoint computes them in float32 already: look at its weights and at the preprocessing.",
+            )
+
+    return hook
 
 
 def _checked_range(amax: Tensor | None, what: str) -> Tensor:

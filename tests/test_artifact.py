@@ -53,10 +53,10 @@ with written_whole(Path({str(tmp_path)!r}) / "x.onnx") as temporary:
 
 def test_a_kill_between_manifest_and_file_is_noticed(tmp_path):
     write(tmp_path / "x.onnx", b"old")
-    with pytest.raises(OSError), written_whole(tmp_path / "x.onnx") as temporary:
+    with pytest.raises(RuntimeError), written_whole(tmp_path / "x.onnx") as temporary:
         temporary.write_bytes(b"new")
         write_manifest(temporary, tmp_path / "x.onnx", kind=ONNX, parents=[], recipe={}, details={}, seconds=0)
-        raise ConnectionError  # stands for the kill: the manifest is new, the file is old
+        raise RuntimeError  # stands for the kill: the manifest is new, the file is old
     with pytest.raises(RmtEdgeError, match=r"x\.onnx is not the file its manifest describes"):
         read_manifest(tmp_path / "x.onnx", ONNX)
 

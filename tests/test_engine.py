@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import onnx
 import pytest
@@ -59,7 +60,7 @@ def test_the_recipe_s_layers_run_in_int8(built):
 @pytest.mark.trt
 @needs_rtx
 def test_a_changed_onnx_file_is_refused(onnx_files, tmp_path):
-    path = shutil.copy(onnx_files["fp16"], tmp_path)
+    path = Path(shutil.copy(onnx_files["fp16"], tmp_path))
     shutil.copy(manifest_path(onnx_files["fp16"]), tmp_path)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(RmtEdgeError, match="is not the file its manifest describes"):
@@ -111,7 +112,8 @@ def test_the_builder_s_list_is_parsed():
         "Name: a, LayerType: gemm, Inputs: [ { Name: x, Datatype: Int8 }], Constants: [ { Datatype: Int8 }], "
         "Outputs: [ { Name: y, Datatype: Half }], TacticName: t, StreamId: 0, "
         "Metadata: [ONNX Layer: p/product][ONNX Layer: p.weight]\n"
-        "Name: b, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata: \n"
+        "Name: b, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , "
+        "StreamId: 0, Metadata: \n"
         "\nI/O Tensors:\n Name: images, IOMode: Input\n"
     )
     assert layers_in([(4, "other"), (4, text)]) == [
