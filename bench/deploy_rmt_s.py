@@ -9,15 +9,15 @@ their sum, and the FP16 graph's nodes (a Retention counts as one; the public mod
 
 import argparse
 import json
-import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from record import header
 
-from rmt_edge.artifact import ENGINE, ONNX, QUANTIZED, read_manifest, versions, write_json
+from rmt_edge.artifact import ENGINE, ONNX, QUANTIZED, read_manifest, write_json
 from rmt_edge.engine import build
 from rmt_edge.export import export
 from rmt_edge.model import create_model
@@ -54,18 +54,15 @@ def main() -> None:
             details = read_manifest(engine, ENGINE).details
             facts[name] = {key: details[key] for key in ("nodes", "layers", "int8_gemms")}
             facts[name]["engine_mb"] = round(engine.stat().st_size / 1e6, 1)
-    record = {
-        "benchmark": "deploy_rmt_s",
+    record = header("deploy_rmt_s") | {
         "variant": "rmt_s",
         "input": [224, 224],
         "calibration_images": IMAGES,
         "device": args.device,
-        "cpus": os.cpu_count(),
         "seconds": seconds,
         "seconds_per_precision": {name: round(sum(steps.values()), 1) for name, steps in seconds.items()},
         "total_seconds": round(sum(sum(steps.values()) for steps in seconds.values()), 1),
         "facts": facts,
-        "versions": versions(),
     }
     if args.record:
         write_json(args.record, record)

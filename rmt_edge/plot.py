@@ -21,11 +21,11 @@ def plot_report(rows: list[dict[str, Any]], path: Path) -> None:
         low, high = accuracy["drop_interval_points"]
         centre = accuracy["drop_points"]
         drop.errorbar(i, centre, [[centre - low], [high - centre]], fmt="o", capsize=6, color="tab:blue")
-        drop.annotate(f" {centre:+.2f}", (i, centre), va="center")
+        drop.annotate(f"{centre:+.2f}", (i, centre), (10, 6), textcoords="offset points")
     if validated:
         limit = validated[0][1]["max_drop_points"]
         drop.axhline(limit, color="tab:red", linestyle="--", label=f"allowed: {limit:g}")
-        drop.legend(loc="upper left")
+        drop.legend(loc="center left")
     drop.axhline(0, color="grey", linewidth=0.8)
     drop.set_xticks(range(len(names)), names)
     drop.set_xlim(-0.5, len(names) - 0.5)
@@ -40,6 +40,6 @@ def plot_report(rows: list[dict[str, Any]], path: Path) -> None:
     size.set_xticks(range(len(names)), names)
     size.set_ylabel("MB")
     size.set_title("Size")
-    size.margins(y=0.15)
-    size.legend(loc="lower left")
+    size.margins(y=0.3)
+    size.legend(loc="upper center", ncols=2)
     figure.savefig(path, format="svg", metadata={"Date": None})
