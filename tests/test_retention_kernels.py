@@ -14,6 +14,7 @@ from rmt_edge.retention.cuda_op import RetentionFunction
 from rmt_edge.retention.op import retention
 
 FLOAT32_LIMIT = 2e-5  # sums of up to 336 products of magnitude 1 in another order, softmax by 2^x; seen: 6e-6
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 NUDGE = 0.3  # (x + 0.3) - 0.3: what one rounding of the element type costs at this size
 
 
@@ -78,7 +79,7 @@ class TestOnCpu:
 
     @pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "whole"])
     def test_line_longer_than_every_tile_equals_reference(self, decomposed):
-        h, w = (1, 336) if decomposed else (11, 30)
+        h, w = (1, 70) if decomposed else (11, 30)
         tensors, attributes = random_case(1, h, w, 1, 32, torch.float16, self.device)
         out = kernels.launch_retention(*tensors, *attributes, decomposed)
         assert_within_reference_error(out, tensors, attributes, decomposed)
@@ -93,14 +94,14 @@ class TestOnCpu:
     @pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "whole"])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
     def test_int8_output_is_the_rounded_and_saturated_result(self, decomposed, dtype):
-        tensors, attributes = random_case(3, 5, 9, 2, 16, dtype, self.device)
-        scale = 0.02  # saturates: values reach 4, 127 steps are 2.54
+        tensors, attributes = random_case(1, 5, 9, 1, 16, dtype, self.device)
+        scale = 0.01  # saturates: values reach 3, 127 steps are 1.27
         out = kernels.launch_retention(*tensors, *attributes, decomposed, output_scale=scale)
         values = kernels.launch_retention(*(x.float() for x in tensors), *attributes, decomposed)
         wanted = torch.round(values / scale).clamp(-128, 127)
         assert out.dtype == torch.int8
         assert (wanted == 127).any() and (wanted == -128).any()
-        # A float16 W pass moves values by a twentieth of a step; in float32 another order of sums may turn a tie.
+        # A float16 W pass moves values by a tenth of a step; in float32 another order of sums may turn a tie.
         assert float((out.float() - wanted).abs().max()) <= 1
         assert float((out.float() != wanted).float().mean()) <= (0.1 if dtype == torch.float16 else 0.002)
 
@@ -135,7 +136,7 @@ class TestOnCpu:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+@NEEDS_GPU
 class TestOnCuda(TestOnCpu):
     device = "cuda"
 
@@ -154,7 +155,7 @@ def test_cpu_path_of_the_registered_op_stays_the_differentiable_reference():
     assert tensors[0].grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])  # faking CUDA takes a CUDA build
 def test_fake_tensors_of_the_registered_op_have_the_output_shape(device):
     n, d, c = 2, 16, 32
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -1,7 +1,7 @@
 """The CUDA path of `torch.ops.rmt_edge.retention`: import this file, and CUDA tensors take the Triton kernels.
 
-Forward by retention/kernels.py, backward by the autograd of the reference, recomputed. CPU tensors, and fake ones of any
-device, keep the composite reference that retention/op.py registers.
+Forward by retention/kernels.py, backward by the autograd of the reference, recomputed. CPU tensors, and fake ones of
+any device, keep the composite reference that retention/op.py registers.
 """
 
 import torch
