@@ -1,4 +1,4 @@
-"""Load the plugin library into a TensorRT or TensorRT-RTX process, before an ONNX file is parsed or an engine deserialised.
+"""Load the plugin library into a TensorRT or TensorRT-RTX process, before it parses an ONNX file or opens an engine.
 
 For the device too: numpy, torch and triton are not needed. The TensorRT module is passed in, so that the caller chooses
 between `tensorrt` and `tensorrt_rtx`.
@@ -17,8 +17,8 @@ from types import ModuleType
 from rmt_edge.errors import RmtEdgeError
 
 PLUGIN_NAMESPACE, PLUGIN_VERSION = "rmt_edge", "1"
-# The name without a version, under which TensorRT-RTX 1.7 opens its own library to add a plugin layer. Its wheel has only
-# the name with one, and the failed dlopen ends the process.
+# The name without a version, under which TensorRT-RTX 1.7 opens its own library to add a plugin layer. Its wheel has
+# only the name with one, and the failed dlopen ends the process.
 RTX_LIBRARY = "libtensorrt_rtx.so"
 _LOADED: dict[Path, ctypes.CDLL] = {}  # a library stays loaded as long as the process
 
@@ -59,8 +59,8 @@ def library_info(path: Path) -> dict:
     return json.loads(open_library(path).rmt_edge_library_info())
 
 
-def last_error(path: Path) -> str:
-    """What the library refused last in this thread, so that a failed parse or build can say so; "" for nothing."""
+def take_last_error(path: Path) -> str:
+    """What the library refused last in this thread, for the message of a failed parse or build; then forgotten."""
     return open_library(path).rmt_edge_last_error().decode()
 
 
@@ -105,7 +105,7 @@ def _build_stub(stub: Path) -> None:
     compiler = next((x for x in ("gcc", "g++", "cc") if shutil.which(x)), None)
     if compiler is None:
         raise RmtEdgeError(
-            f"TensorRT-RTX cannot use plugins here: {RTX_LIBRARY} is not to be found, and no C compiler to make it with.",
+            f"TensorRT-RTX cannot use plugins here: there is no {RTX_LIBRARY}, and no C compiler to make it with.",
             "its wheel ships only libtensorrt_rtx.so.1, and its parser opens the name without the version.",
             "Install gcc, or put a link of that name on LD_LIBRARY_PATH before starting Python.",
         )

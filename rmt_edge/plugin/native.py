@@ -24,7 +24,8 @@ HEADER_WHEEL = "kernel-lens==2.0.1"
 HEADER_FOLDER_IN_WHEEL = "kernel_lens/include/tensorrt/"
 OLDEST_HEADERS = (10, 3)  # IPluginV3 keeps one binary layout from there on
 COMPILE_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
-LINK_FLAGS = ("-shared", "-static-libstdc++", "-static-libgcc", "-Wl,--no-undefined", "-Wl,--as-needed", "-Wl,-z,now")
+# libstdc++ stays shared: linked in, it asks for a newer glibc (arc4random, 2.36) than JetPack 6 has (2.35).
+LINK_FLAGS = ("-shared", "-Wl,--no-undefined", "-Wl,--as-needed", "-Wl,-z,now", "-Wl,--gc-sections")
 EXPORTS = "{ global: getCreators; setLoggerFinder; rmt_*; local: *; };"
 IMAGE_ALIGNMENT = 64
 WORKERS = 2
@@ -125,10 +126,12 @@ def write_generated(folder: Path, images: list[KernelImage], info: dict, build_h
         rows.append(f'    {{"{image.name}", "{image.symbol}", {", ".join(map(str, numbers))}, {{{tile}}}}},')
         blob += image.data + b"\0" * image.is_ptx  # the driver reads PTX up to a zero byte
     (folder / "kernels.bin").write_bytes(blob)
-    (folder / "kernels.S").write_text(
-        f"    .section .rodata\n    .globl rmt_edge_kernel_blob\n    .balign {IMAGE_ALIGNMENT}\nrmt_edge_kernel_blob:\n"
-        f'    .incbin "{folder / "kernels.bin"}"\n    .section .note.GNU-stack,"",%progbits\n'
-    )
+    assembler = [
+        "    .section .rodata", "    .globl rmt_edge_kernel_blob", "    .hidden rmt_edge_kernel_blob",
+        f"    .balign {IMAGE_ALIGNMENT}", "rmt_edge_kernel_blob:", f'    .incbin "{folder / "kernels.bin"}"',
+        '    .section .note.GNU-stack,"",%progbits', "",
+    ]  # fmt: skip
+    (folder / "kernels.S").write_text("\n".join(assembler))
     table = [
         "// Written by rmt_edge/plugin/native.py.", '#include "kernelStore.h"', "", "namespace rmt_edge", "{",
         "EmbeddedKernel const kEMBEDDED_KERNELS[] = {", *rows, "};",

@@ -1,7 +1,7 @@
 //! \file
 //! What TensorRT asks a plugin library for. A further op adds its creator to the table.
 
-#include "retentionPlugin.h"
+#include "retentionAttributes.h"
 
 #include <NvInferRuntime.h>
 

@@ -7,6 +7,7 @@ namespace rmt_edge
 namespace
 {
 thread_local std::string tLastError;
+thread_local std::string tTakenError;
 } // namespace
 
 int32_t reportError(std::string const& message) noexcept
@@ -23,9 +24,11 @@ int32_t reportError(std::string const& message) noexcept
     return kFAILURE;
 }
 
-char const* lastError() noexcept
+char const* takeLastError() noexcept
 {
-    return tLastError.c_str();
+    tTakenError.swap(tLastError);
+    tLastError.clear();
+    return tTakenError.c_str();
 }
 
 } // namespace rmt_edge

@@ -21,8 +21,8 @@ constexpr int32_t kFAILURE = -1;
 //! \return kFAILURE, so that a caller can `return reportError(…)`.
 int32_t reportError(std::string const& message) noexcept;
 
-//! \return The last message of this thread, empty if there was none. Valid until the next one.
-char const* lastError() noexcept;
+//! \return The last message of this thread, which is then forgotten; empty if there was none. Valid until the next call.
+char const* takeLastError() noexcept;
 
 //! \brief Run a function that may throw, inside a callback that must not.
 //!

@@ -62,7 +62,7 @@ RMT_EDGE_API int32_t rmt_retention_launch(void const* qkv, void const* sine, voi
 /*! \return JSON text about this library: ops, SMs, PTX, versions, hash of its sources. Static storage. */
 RMT_EDGE_API char const* rmt_edge_library_info(void);
 
-/*! \return What went wrong last in this thread; empty if nothing did. */
+/*! \return What went wrong last in this thread, empty if nothing did; forgotten by the call, valid until the next. */
 RMT_EDGE_API char const* rmt_edge_last_error(void);
 
 #ifdef __cplusplus

@@ -290,7 +290,7 @@ extern "C"
 
     char const* rmt_edge_last_error(void)
     {
-        return rmt_edge::lastError();
+        return rmt_edge::takeLastError();
     }
 
 } // extern "C"

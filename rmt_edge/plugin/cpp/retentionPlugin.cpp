@@ -13,20 +13,11 @@ namespace rmt_edge
 namespace
 {
 
-constexpr char const* kNAME = "Retention";
-constexpr char const* kVERSION = "1";
-constexpr char const* kNAMESPACE = "rmt_edge";
-
 constexpr int32_t kNB_INPUTS = 5; // qkv, sin, cos, lepe_weight, lepe_bias
 constexpr int32_t kNB_OUTPUTS = 1;
 constexpr int32_t kQKV_RANK = 4; // (b, h, w, 3c)
 constexpr int32_t kNB_PACKED = 3;
 constexpr int32_t kLEPE_SIZE = 5; // LEPE_SIZE of retention/kernels.py
-constexpr int32_t kUNKNOWN_TYPE = -1;
-constexpr int32_t kHEAD_DIMS[] = {16, 32}; // HEAD_DIMS of retention/kernels.py
-
-//! Serialised beside the node's attributes: the element type the builder chose.
-constexpr char const* kELEMENT_TYPE_FIELD = "element_type";
 
 bool isLinear(PluginTensorDesc const& desc)
 {
@@ -55,44 +46,6 @@ int32_t size32(int64_t size)
 }
 
 } // namespace
-
-RetentionAttributes::RetentionAttributes(PluginFields const& fields)
-    : numHeads{fields.integer("num_heads")}
-    , decay{fields.numbers("decay")}
-    , decomposed{fields.integer("decomposed")}
-    , channels{fields.integer("channels")}
-    , outputScale{fields.numberOr("output_scale", 0.0F)}
-{
-    if (numHeads < 1 || channels < 1 || channels % numHeads != 0)
-    {
-        fields.refuse(std::to_string(numHeads) + " heads do not divide " + std::to_string(channels) + " channels.");
-    }
-    int32_t const headDim = channels / numHeads;
-    if (std::find(std::begin(kHEAD_DIMS), std::end(kHEAD_DIMS), headDim) == std::end(kHEAD_DIMS))
-    {
-        fields.refuse("head dim " + std::to_string(headDim) + " (" + std::to_string(channels) + " channels, "
-            + std::to_string(numHeads) + " heads) unsupported; supported: 16, 32.");
-    }
-    if (static_cast<int32_t>(decay.size()) != numHeads)
-    {
-        fields.refuse(std::to_string(decay.size()) + " decays for " + std::to_string(numHeads) + " heads.");
-    }
-    for (float const value : decay)
-    {
-        if (!(value < 0.0F))
-        {
-            fields.refuse("decay " + std::to_string(value) + " is not negative; it is the logarithm of a factor below 1.");
-        }
-    }
-    if (decomposed != 0 && decomposed != 1)
-    {
-        fields.refuse("decomposed is " + std::to_string(decomposed) + "; allowed: 0, 1.");
-    }
-    if (!(outputScale >= 0.0F))
-    {
-        fields.refuse("output_scale is " + std::to_string(outputScale) + "; it must be positive, or 0 for a float output.");
-    }
-}
 
 DeviceFloats::~DeviceFloats()
 {
@@ -160,17 +113,17 @@ IPluginV3* RetentionPlugin::clone() noexcept
 
 char const* RetentionPlugin::getPluginName() const noexcept
 {
-    return kNAME;
+    return kRETENTION_NAME;
 }
 
 char const* RetentionPlugin::getPluginVersion() const noexcept
 {
-    return kVERSION;
+    return kRETENTION_VERSION;
 }
 
 char const* RetentionPlugin::getPluginNamespace() const noexcept
 {
-    return kNAMESPACE;
+    return kRETENTION_NAMESPACE;
 }
 
 int32_t RetentionPlugin::takeType(DataType type)
@@ -239,6 +192,16 @@ int32_t RetentionPlugin::getOutputDataTypes(
     {
         return kFAILURE;
     }
+    for (int32_t i = 1; i < nbInputs; ++i)
+    {
+        if (inputTypes[i] != inputTypes[0])
+        {
+            return reportError("Retention: input " + std::to_string(i) + " has data type "
+                + std::to_string(static_cast<int32_t>(inputTypes[i])) + ", qkv has "
+                + std::to_string(static_cast<int32_t>(inputTypes[0]))
+                + ". Note: all inputs are float32 (0), or all are float16 (1).");
+        }
+    }
     outputTypes[0] = mAttributes.outputScale > 0.0F ? DataType::kINT8 : inputTypes[0];
     return kSUCCESS;
 }
@@ -305,7 +268,7 @@ char const* RetentionPlugin::getTimingCacheID() noexcept
     return guarded<char const*>(nullptr,
         [this]() -> char const*
         {
-            mTimingCacheId = std::string{kNAME} + "_h" + std::to_string(mAttributes.numHeads) + "_c"
+            mTimingCacheId = std::string{kRETENTION_NAME} + "_h" + std::to_string(mAttributes.numHeads) + "_c"
                 + std::to_string(mAttributes.channels) + "_d" + std::to_string(mAttributes.decomposed) + "_" + kBUILD_HASH;
             return mTimingCacheId.c_str();
         });
@@ -391,50 +354,6 @@ PluginFieldCollection const* RetentionPlugin::getFieldsToSerialize() noexcept
             mFieldCollection = {size32(mFields.size()), mFields.data()};
             return &mFieldCollection;
         });
-}
-
-RetentionPluginCreator::RetentionPluginCreator()
-    : mFields{
-        {"num_heads", nullptr, PluginFieldType::kINT32, 1},
-        {"decay", nullptr, PluginFieldType::kFLOAT32, 1},
-        {"decomposed", nullptr, PluginFieldType::kINT32, 1},
-        {"channels", nullptr, PluginFieldType::kINT32, 1},
-        {"output_scale", nullptr, PluginFieldType::kFLOAT32, 1},
-    }
-    , mFieldCollection{size32(mFields.size()), mFields.data()}
-{
-}
-
-IPluginV3* RetentionPluginCreator::createPlugin(
-    char const* name, PluginFieldCollection const* fields, TensorRTPhase /*phase*/) noexcept
-{
-    return guarded<IPluginV3*>(nullptr,
-        [&]() -> IPluginV3*
-        {
-            PluginFields const given{kNAME, name, fields};
-            int32_t const elementType = given.integerOr(kELEMENT_TYPE_FIELD, kUNKNOWN_TYPE);
-            return std::make_unique<RetentionPlugin>(RetentionAttributes{given}, elementType).release();
-        });
-}
-
-PluginFieldCollection const* RetentionPluginCreator::getFieldNames() noexcept
-{
-    return &mFieldCollection;
-}
-
-char const* RetentionPluginCreator::getPluginName() const noexcept
-{
-    return kNAME;
-}
-
-char const* RetentionPluginCreator::getPluginVersion() const noexcept
-{
-    return kVERSION;
-}
-
-char const* RetentionPluginCreator::getPluginNamespace() const noexcept
-{
-    return kNAMESPACE;
 }
 
 } // namespace rmt_edge

@@ -4,7 +4,7 @@
 #ifndef RMT_EDGE_RETENTION_PLUGIN_H
 #define RMT_EDGE_RETENTION_PLUGIN_H
 
-#include "pluginFields.h"
+#include "retentionAttributes.h"
 #include "retentionLaunch.h"
 
 #include <NvInferRuntime.h>
@@ -15,19 +15,6 @@
 
 namespace rmt_edge
 {
-
-//! The node's attributes, checked.
-struct RetentionAttributes
-{
-    //! \throw AttributeError with what was wrong.
-    explicit RetentionAttributes(PluginFields const& fields);
-
-    int32_t numHeads{};
-    std::vector<float> decay;
-    int32_t decomposed{};
-    int32_t channels{};
-    float outputScale{}; //!< 0: the output has the type of qkv.
-};
 
 //! Device memory of one plugin clone, freed with it.
 class DeviceFloats
@@ -104,23 +91,6 @@ private:
     std::vector<RetentionTactic> mTactics; // loaded into the context this clone is attached to
     std::unique_ptr<DeviceFloats> mDecay;
     std::string mTimingCacheId;
-    std::vector<nvinfer1::PluginField> mFields;
-    nvinfer1::PluginFieldCollection mFieldCollection;
-};
-
-class RetentionPluginCreator : public nvinfer1::IPluginCreatorV3One
-{
-public:
-    RetentionPluginCreator();
-
-    nvinfer1::IPluginV3* createPlugin(char const* name, nvinfer1::PluginFieldCollection const* fields,
-        nvinfer1::TensorRTPhase phase) noexcept override;
-    nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override;
-    char const* getPluginName() const noexcept override;
-    char const* getPluginVersion() const noexcept override;
-    char const* getPluginNamespace() const noexcept override;
-
-private:
     std::vector<nvinfer1::PluginField> mFields;
     nvinfer1::PluginFieldCollection mFieldCollection;
 };
