@@ -79,7 +79,8 @@ def one_node_model(d=32, decomposed=1, dtype=np.float16, changes=None):
     element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     info = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
-        [node], "retention", [info("qkv", element, ["b", grid, grid, 3 * c])], [info("out", element, ["b", grid, grid, c])],
+        [node], "retention", [info("qkv", element, ["b", grid, grid, 3 * c])],
+        [info("out", element, ["b", grid, grid, c])],
         [onnx.numpy_helper.from_array(x.astype(dtype), name) for name, x in weights.items()],
     )  # fmt: skip
     opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("rmt_edge", 1)]
@@ -268,7 +269,8 @@ int main(int, char** arguments)
     for (int32_t i = 0; i < count; ++i)
     {
         auto creator = static_cast<nvinfer1::IPluginCreatorV3One*>(creators[i]);
-        std::printf("%s %s %s\\n", creator->getPluginName(), creator->getPluginVersion(), creator->getPluginNamespace());
+        std::printf("%s %s ", creator->getPluginName(), creator->getPluginVersion());
+        std::puts(creator->getPluginNamespace());
         nvinfer1::PluginFieldCollection empty{};
         std::printf("%d\\n", creator->createPlugin("bad", &empty, nvinfer1::TensorRTPhase::kBUILD) == nullptr);
     }
