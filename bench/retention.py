@@ -7,8 +7,8 @@ Compared, all in float16, forward only: `reference` is retention/op.py as the mo
 of operations; `compiled` the same under torch.compile; `sdpa` the same with scaled_dot_product_attention and the decay
 as its mask; `kernels` retention/kernels.py, each tactic, the fastest counting (TensorRT's builder chooses alike).
 
-Latency: from before the first kernel to after the last on one stream, by CUDA events, L2 flushed before each run; p50 of
-the raw samples, which the record keeps. Floor: the bytes of qkv, tables, weights and output, once each, over the
+Latency: from before the first kernel to after the last on one stream, by CUDA events, L2 flushed before each run; p50
+of the raw samples, which the record keeps. Floor: the bytes of qkv, tables, weights and output, once each, over the
 bandwidth that a large copy reaches on this GPU. Without a GPU: the check on the CPU through Triton's interpreter, no
 times. Its GPU part has not been run yet.
 """

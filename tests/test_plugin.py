@@ -242,7 +242,7 @@ def readelf(*arguments):
 
 @pytest.mark.parametrize("architecture", COMPILED_ARCHITECTURES)
 def test_library_exports_and_needs_what_the_contract_says(library_folder, architecture):
-    path = str(library_folder / native.library_name(architecture))
+    path = str(library_folder / load.library_name(architecture))
     symbols = [x.split() for x in readelf("--dyn-syms", path).splitlines() if re.match(r" *\d+:", x)]
     defined = {x[7].split("@")[0] for x in symbols if len(x) > 7 and x[6] != "UND"}
     assert defined == EXPORTS
@@ -289,7 +289,7 @@ def test_library_for_jetson_lists_its_creators_and_gpus_under_qemu(library_folde
     headers = native.find_headers(REPOSITORY / "build" / "plugin-cache", None)
     include = [f"-isystem{x}" for x in (headers, triton_include)]
     subprocess.run(["aarch64-linux-gnu-g++", *include, str(source), "-o", str(host), "-ldl"], check=True)
-    library = library_folder / native.library_name("aarch64")
+    library = library_folder / load.library_name("aarch64")
     command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(host), str(library)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

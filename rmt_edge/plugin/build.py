@@ -32,6 +32,7 @@ from triton.compiler import ASTSource
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin import native
+from rmt_edge.plugin.load import PLUGIN_NAMESPACE, PLUGIN_VERSION, library_name
 from rmt_edge.plugin.native import KernelImage
 from rmt_edge.plugin.variant import KernelVariant
 from rmt_edge.retention import kernels as retention_kernels
@@ -40,7 +41,6 @@ LOG = logging.getLogger(__name__)
 
 # Op type -> its kernels. The name is that of the ONNX node and of the plugin.
 OPS = {"Retention": retention_kernels.aot_variants}
-PLUGIN_NAMESPACE, PLUGIN_VERSION = "rmt_edge", "1"
 
 # A100, A10 and RTX 30, Orin, L4 and RTX 40, H100, B200, Thor, RTX 50. SM 7.5 compiles too (--sm 75), but takes twice as
 # long per kernel as any other, so it is not built unless asked for.
@@ -194,7 +194,7 @@ def build_libraries(
     libraries = []
     for architecture in architectures or list(native.ARCHITECTURES):
         start = time.monotonic()
-        library = output / native.library_name(architecture)
+        library = output / library_name(architecture)
         sidecar = Path(f"{library}.json")
         build_hash = _native_hash(kernel_hash, native.find_compiler(architecture), header_folder)
         libraries.append(library)

@@ -23,11 +23,16 @@ RTX_LIBRARY = "libtensorrt_rtx.so"
 _LOADED: dict[Path, ctypes.CDLL] = {}  # a library stays loaded as long as the process
 
 
+def library_name(architecture: str) -> str:
+    """architecture: as platform.machine() says it."""
+    return f"librmt_edge_plugin_{architecture}.so"
+
+
 def library_path(folder: Path) -> Path:
     """The plugin library for this machine's processor in that folder."""
-    path = folder / f"librmt_edge_plugin_{platform.machine()}.so"
+    path = folder / library_name(platform.machine())
     if not path.exists():
-        found = ", ".join(sorted(x.name for x in folder.glob("librmt_edge_plugin_*.so"))) or "none"
+        found = ", ".join(sorted(x.name for x in folder.glob(library_name("*")))) or "none"
         raise RmtEdgeError(
             f"No plugin library for {platform.machine()} in {folder}.",
             f"libraries there: {found}.",

@@ -46,10 +46,6 @@ class KernelImage:
     data: bytes
 
 
-def library_name(architecture: str) -> str:
-    return f"librmt_edge_plugin_{architecture}.so"
-
-
 def find_compiler(architecture: str) -> str:
     """The g++ that builds for that processor."""
     if architecture not in ARCHITECTURES:

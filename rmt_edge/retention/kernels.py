@@ -103,7 +103,7 @@ def _quantize(x, scale):
     return ((scaled + ROUND_TO_INTEGER) - ROUND_TO_INTEGER).to(tl.int8)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["h", "w", "num_heads"])
 def retention_kernel(
     # pointers
     qkv_ptr,  # (b, h, w, 3c)

@@ -27,6 +27,7 @@ bool find(void* library, char const* symbol, Function& function)
 bool findAll(void* library, CudaDriver& driver)
 {
     find(library, "cuCtxGetId", driver.ctxGetId);
+    find(library, "cuFuncLoad", driver.funcLoad);
     return find(library, RMT_EDGE_SYMBOL(cuInit), driver.init)
         && find(library, RMT_EDGE_SYMBOL(cuCtxGetCurrent), driver.ctxGetCurrent)
         && find(library, RMT_EDGE_SYMBOL(cuCtxGetDevice), driver.ctxGetDevice)

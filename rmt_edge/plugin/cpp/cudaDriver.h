@@ -28,6 +28,8 @@ struct CudaDriver
     decltype(&::cuGetErrorString) getErrorString{};
     //! Absent before CUDA 12.0.
     CUresult (*ctxGetId)(CUcontext, unsigned long long*){};
+    //! Absent before CUDA 12.4.
+    CUresult (*funcLoad)(CUfunction){};
 };
 
 //! \return The driver, loaded and initialised by the first call; nullptr after reporting why there is none.

@@ -157,6 +157,10 @@ int32_t loadImage(CudaDriver const& driver, EmbeddedKernel const& embedded, Load
         result = driver.funcSetAttribute(
             kernel.function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, embedded.sharedBytes);
     }
+    if (result == CUDA_SUCCESS && driver.funcLoad != nullptr)
+    {
+        result = driver.funcLoad(kernel.function); // the driver would else load it at the first launch
+    }
     if (result != CUDA_SUCCESS)
     {
         return reportError(cudaMessage(std::string{"cannot load kernel "} + embedded.name, result));

@@ -305,13 +305,29 @@ int32_t RetentionPlugin::onShapeChange(PluginTensorDesc const* in, int32_t nbInp
 int32_t RetentionPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTensorDesc const* /*outputDesc*/,
     void const* const* inputs, void* const* outputs, void* workspace, CUstream_st* stream) noexcept
 {
-    if (mDecay == nullptr || mTactics.empty())
+    // Prepared by attachToContext and onShapeChange; a caller that skipped them gets it here, once.
+    if ((mDecay == nullptr || mTactics.empty()) && prepare() != kSUCCESS)
     {
-        return reportError("Retention: enqueue was called on a plugin that is attached to no context.");
+        return kFAILURE;
     }
     RetentionPointers const pointers{
         inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], mDecay->data(), outputs[0], workspace};
     return launchRetention(config(), mTactics, mTactic, mSizes, pointers, mAttributes.outputScale, stream);
+}
+
+int32_t RetentionPlugin::prepare() noexcept
+{
+    return guarded<int32_t>(kFAILURE,
+        [this]() -> int32_t
+        {
+            auto decay = std::make_unique<DeviceFloats>();
+            if (decay->copyFrom(mAttributes.decay) != kSUCCESS)
+            {
+                return kFAILURE;
+            }
+            mDecay = std::move(decay);
+            return mElementType == kUNKNOWN_TYPE ? kSUCCESS : loadRetention(config(), mTactics);
+        });
 }
 
 IPluginV3* RetentionPlugin::attachToContext(IPluginResourceContext* /*context*/) noexcept
@@ -324,13 +340,8 @@ IPluginV3* RetentionPlugin::attachToContext(IPluginResourceContext* /*context*/)
             {
                 return nullptr;
             }
-            attached->mDecay = std::make_unique<DeviceFloats>();
-            if (attached->mDecay->copyFrom(mAttributes.decay) != kSUCCESS)
-            {
-                return nullptr;
-            }
             // Here and not at the first launch, which may happen while a CUDA graph is captured.
-            if (mElementType != kUNKNOWN_TYPE && loadRetention(config(), attached->mTactics) != kSUCCESS)
+            if (attached->prepare() != kSUCCESS)
             {
                 return nullptr;
             }

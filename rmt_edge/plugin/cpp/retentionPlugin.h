@@ -82,6 +82,8 @@ private:
     //! Take the sizes of qkv; kFAILURE, with a message, if they do not fit the attributes or the tables.
     int32_t takeShapes(nvinfer1::Dims const& qkv, nvinfer1::Dims const& sine, nvinfer1::Dims const& lepeWeight);
     int32_t takeType(nvinfer1::DataType type);
+    //! Copy the decay to the GPU and load the kernels, if the element type is known by now.
+    int32_t prepare() noexcept;
 
     RetentionAttributes mAttributes;
     int32_t mElementType{};
