@@ -201,7 +201,7 @@ def build_libraries(
         if library.exists() and sidecar.exists() and json.loads(sidecar.read_text())["hash"] == build_hash:
             LOG.info("%s is up to date.", library)
             continue
-        info = {
+        info: dict[str, object] = {
             "ops": list(OPS), "namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION,
             "architecture": architecture, "cubin_sms": built_sms, "left_out_sms": left_out,
             "ptx_sms": sorted({x.sm for x in images if x.is_ptx}), "kernels": len(variants),
@@ -211,13 +211,10 @@ def build_libraries(
         native.write_generated(generated, images, info, build_hash[:16])
         native.compile_library(architecture, generated, include, library)
         shutil.rmtree(generated)
-        facts = {"bytes": library.stat().st_size, "kernels_s": round(kernels_s, 1)}
-        facts |= {
-            "library_s": round(time.monotonic() - start, 1),
-            "sha256": hashlib.sha256(library.read_bytes()).hexdigest(),
-        }
-        sidecar.write_text(json.dumps(info | facts, indent=2) + "\n")
-        LOG.info("%s: %.1f MB, SM %s.", library, facts["bytes"] / 1e6, ", ".join(map(str, built_sms)))
+        info |= {"bytes": library.stat().st_size, "sha256": hashlib.sha256(library.read_bytes()).hexdigest()}
+        info |= {"kernels_s": round(kernels_s, 1), "library_s": round(time.monotonic() - start, 1)}
+        sidecar.write_text(json.dumps(info, indent=2) + "\n")
+        LOG.info("%s: %.1f MB, SM %s.", library, library.stat().st_size / 1e6, ", ".join(map(str, built_sms)))
     return libraries
 
 

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from rmt_edge.errors import RmtEdgeError
 
@@ -90,7 +91,7 @@ def load_plugins(trt: ModuleType, path: Path) -> dict:
     return info
 
 
-def _missing_ops(registry: object, info: dict) -> list[str]:
+def _missing_ops(registry: Any, info: dict) -> list[str]:
     return [op for op in info["ops"] if registry.get_creator(op, PLUGIN_VERSION, PLUGIN_NAMESPACE) is None]
 
 
