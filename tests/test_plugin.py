@@ -6,12 +6,10 @@ set to interpret kernels. The full build is `rmt-edge plugin build`.
 
 import ctypes
 import json
-import os
 import platform
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +22,7 @@ from rmt_edge.plugin import load, native
 from rmt_edge.retention.onnx_function import retention_function, retention_node
 
 REPOSITORY = Path(__file__).parents[1]
-SM = 86
+SM = 86  # as conftest.py builds it
 # JetPack 6 is Ubuntu 22.04: glibc 2.35, libstdc++ of GCC 12.
 NEWEST_VERSIONS = {"GLIBC": (2, 35), "GLIBCXX": (3, 4, 30), "CXXABI": (1, 3, 13), "GCC": (12, 0)}
 EXPORTS = {
@@ -35,24 +33,6 @@ COMPILED_ARCHITECTURES = [
     pytest.param(x, marks=pytest.mark.skipif(not shutil.which(compiler), reason=f"no {compiler}"))
     for x, compiler in (("x86_64", "g++"), ("aarch64", "aarch64-linux-gnu-g++"))
 ]
-
-
-def run_python(*arguments, **environment):
-    """A Python of its own, without what this process has set for its kernels."""
-    clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
-    clean["PYTHONPATH"] = str(REPOSITORY)
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=clean, cwd=REPOSITORY)
-
-
-@pytest.fixture(scope="session")
-def library_folder():
-    """The libraries for one SM. Kept between sessions under build/, rebuilt by build.py if a source changed."""
-    folder = REPOSITORY / "build" / "test-plugin"
-    architectures = [x.values[0] for x in COMPILED_ARCHITECTURES if not x.marks[0].args[0]]
-    arch = [x for name in architectures for x in ("--arch", name)]
-    result = run_python("-m", "rmt_edge.plugin.build", "--sm", str(SM), *arch, "--output", str(folder))
-    assert result.returncode == 0, result.stderr
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -135,23 +115,28 @@ print(json.dumps({"engine_bytes": engine.nbytes if engine else 0, "layers": laye
 """
 
 
-def build_engine(model, library, tmp_path):
-    """Build in a process of its own, so that one that dies is seen. Returns what it printed."""
+@pytest.fixture
+def build_engine(library, tmp_path, run_python):
+    """A function that builds a model in a process of its own, which may die of it; returns what that printed."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="no tensorrt-rtx-cu13-bindings")
-    del model.functions[:]  # whatever the TensorRT version, no body: the parser takes the plugin or fails
-    path = tmp_path / "model.onnx"
-    onnx.save(model, path)
-    result = run_python("-c", BUILD_ENGINE, str(path), str(library), XDG_CACHE_HOME=str(tmp_path))
-    assert result.returncode == 0, f"the process ended with {result.returncode}: {result.stderr}"
-    return json.loads(result.stdout.splitlines()[-1]) | {"stderr": result.stderr}
+
+    def build(model):
+        del model.functions[:]  # whatever the TensorRT version, no body: the parser takes the plugin or fails
+        path = tmp_path / "model.onnx"
+        onnx.save(model, path)
+        result = run_python("-c", BUILD_ENGINE, str(path), str(library), XDG_CACHE_HOME=str(tmp_path))
+        assert result.returncode == 0, f"the process ended with {result.returncode}: {result.stderr}"
+        return json.loads(result.stdout.splitlines()[-1]) | {"stderr": result.stderr}
+
+    return build
 
 
 @pytest.mark.trt
 @pytest.mark.parametrize("decomposed", [1, 0], ids=["decomposed", "whole"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32], ids=["fp16", "fp32"])
 @pytest.mark.parametrize("d", [16, 32])
-def test_engine_of_one_node_has_exactly_the_plugin_layer(library, tmp_path, decomposed, dtype, d):
-    built = build_engine(one_node_model(d=d, decomposed=decomposed, dtype=dtype), library, tmp_path)
+def test_engine_of_one_node_has_exactly_the_plugin_layer(build_engine, decomposed, dtype, d):
+    built = build_engine(one_node_model(d=d, decomposed=decomposed, dtype=dtype))
     assert built["plugin_layers"] == 1
     assert built["engine_bytes"] > 0
     working = [x for x in built["layers"] if "LayerType: shape_call" not in x]
@@ -159,8 +144,8 @@ def test_engine_of_one_node_has_exactly_the_plugin_layer(library, tmp_path, deco
 
 
 @pytest.mark.trt
-def test_engine_with_int8_output_passes_int8_on(library, tmp_path):
-    built = build_engine(quantize_output(one_node_model(), 0.05), library, tmp_path)
+def test_engine_with_int8_output_passes_int8_on(build_engine):
+    built = build_engine(quantize_output(one_node_model(), 0.05))
     assert built["plugin_layers"] == 1
     (plugin,) = (x for x in built["layers"] if "LayerType: custom_layer" in x)
     assert "Datatype: Int8" in plugin.split("Outputs: ")[1]
@@ -182,43 +167,43 @@ BAD_NODES = {
 
 @pytest.mark.trt
 @pytest.mark.parametrize("change, message", BAD_NODES.values(), ids=BAD_NODES)
-def test_wrong_attribute_is_refused_with_a_message(library, tmp_path, change, message):
+def test_wrong_attribute_is_refused_with_a_message(build_engine, change, message):
     d = change.get("d", 32)
     model = one_node_model(d, changes={k: v for k, v in change.items() if k != "d"})
-    built = build_engine(model, library, tmp_path)
+    built = build_engine(model)
     assert built["engine_bytes"] == 0
     assert re.search(message, built["error"]), built["error"]
     assert "rmt_edge: error: Retention" in built["stderr"]
 
 
 @pytest.mark.trt
-def test_missing_input_is_refused_with_a_message(library, tmp_path):
+def test_missing_input_is_refused_with_a_message(build_engine):
     model = one_node_model()
     del model.graph.node[0].input[4]
-    built = build_engine(model, library, tmp_path)
+    built = build_engine(model)
     assert built["engine_bytes"] == 0
     assert "4 inputs were given, 5 expected" in built["error"]
 
 
 @pytest.mark.trt
-def test_tables_of_another_grid_are_refused_with_a_message(library, tmp_path):
+def test_tables_of_another_grid_are_refused_with_a_message(build_engine):
     model = one_node_model()
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.zeros((5, 32), np.float16), "sin"))
-    built = build_engine(model, library, tmp_path)
+    built = build_engine(model)
     assert built["engine_bytes"] == 0
     assert "sin and cos must be (196, 32)" in built["error"]
 
 
 @pytest.mark.trt
-def test_inputs_of_two_types_are_refused_with_a_message(library, tmp_path):
+def test_inputs_of_two_types_are_refused_with_a_message(build_engine):
     model = one_node_model()
     model.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.zeros((196, 32), np.float32), "cos"))
-    built = build_engine(model, library, tmp_path)
+    built = build_engine(model)
     assert built["engine_bytes"] == 0
     assert "input 2 has data type 0, qkv has 1" in built["error"]
 
 
-def test_library_loads_without_torch_and_triton_and_says_what_it_holds(library):
+def test_library_loads_without_torch_and_triton_and_says_what_it_holds(library, run_python):
     code = (
         "import json, sys; from pathlib import Path; from rmt_edge.plugin.load import library_info; "
         "info = library_info(Path(sys.argv[1])); "
@@ -319,7 +304,7 @@ def test_c_entry_points_say_what_is_wrong(library):
         assert "no CUDA driver" in load.take_last_error(library)
 
 
-def test_up_to_date_library_is_not_built_again(library_folder, library):
+def test_up_to_date_library_is_not_built_again(library_folder, library, run_python):
     before = library.stat().st_mtime_ns
     arguments = ["--sm", str(SM), "--arch", platform.machine(), "--output", str(library_folder)]
     result = run_python("-m", "rmt_edge.plugin.build", *arguments)
@@ -329,14 +314,14 @@ def test_up_to_date_library_is_not_built_again(library_folder, library):
     assert library.stat().st_mtime_ns == before
 
 
-def test_unknown_gpu_generation_is_refused(tmp_path):
+def test_unknown_gpu_generation_is_refused(tmp_path, run_python):
     result = run_python("-m", "rmt_edge.plugin.build", "--sm", "61", "--output", str(tmp_path))
     assert result.returncode == 1
     assert "SM 61 is not known" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_build_under_the_interpreter_is_refused(tmp_path):
+def test_build_under_the_interpreter_is_refused(tmp_path, run_python):
     result = run_python("-m", "rmt_edge.plugin.build", "--output", str(tmp_path), TRITON_INTERPRET="1")
     assert result.returncode == 1
     assert "TRITON_INTERPRET is set" in result.stderr
