@@ -1,6 +1,10 @@
-"""Small things that many tests use: a nano model with weights that matter, its checkpoint, its artefacts."""
+"""Small things that many tests use: a nano model, its checkpoint, its artefacts, the plugin library."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +18,15 @@ from rmt_edge.preprocess import Preprocessing
 from rmt_edge.recipe import QuantizationRecipe
 from tests.golden import weights
 
+# Triton decides when it is imported whether to compile kernels or interpret them; without a GPU only the latter runs.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "bench" / "reference"
 SMALL = Preprocessing(40, 48, crop_ratio=1.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+PLUGIN_SM = 86
+COMPILERS = {"x86_64": "g++", "aarch64": "aarch64-linux-gnu-g++"}
 
 
 def filled(name: str, num_classes: int, seed: int = 1) -> RMT:
@@ -75,3 +85,25 @@ def onnx_files(quantized) -> dict[str, Path]:
     from rmt_edge.export import export
 
     return {name: export(path) for name, path in quantized.items()}
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """A function that runs Python in a process of its own, without what this one has set for its kernels."""
+
+    def run(*arguments, **environment):
+        clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
+        clean["PYTHONPATH"] = str(ROOT)
+        return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=clean, cwd=ROOT)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def library_folder(run_python):
+    """The plugin libraries for one SM. They stay under build/; build.py makes them again if a source changed."""
+    folder = ROOT / "build" / "test-plugin"
+    arch = [x for name, compiler in COMPILERS.items() if shutil.which(compiler) for x in ("--arch", name)]
+    result = run_python("-m", "rmt_edge.plugin.build", "--sm", str(PLUGIN_SM), *arch, "--output", str(folder))
+    assert result.returncode == 0, result.stderr
+    return folder

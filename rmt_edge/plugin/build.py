@@ -1,0 +1,239 @@
+"""Build the plugin library: Triton kernels compiled ahead of time for every GPU, in one C++ library per processor.
+
+Needs torch and triton, no GPU; the library needs neither. Source of the compile call: triton 3.6.0, triton/compiler and
+triton/backends/nvidia/compiler.py. A further op is one line of OPS, its C++ files in cpp/ and its creator in
+cpp/creators.cpp.
+
+    python -m rmt_edge.plugin.build                              everything, into build/plugin
+    python -m rmt_edge.plugin.build --sm 87 --arch aarch64       for an Orin alone
+"""
+
+import argparse
+import hashlib
+import importlib
+import json
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+import triton
+from tqdm import tqdm
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.plugin import native
+from rmt_edge.plugin.load import PLUGIN_NAMESPACE, PLUGIN_VERSION, library_name
+from rmt_edge.plugin.native import KernelImage
+from rmt_edge.plugin.variant import KernelVariant
+from rmt_edge.retention import kernels as retention_kernels
+
+LOG = logging.getLogger(__name__)
+
+# Op type -> its kernels. The name is that of the ONNX node and of the plugin.
+OPS = {"Retention": retention_kernels.aot_variants}
+
+# A100, A10 and RTX 30, Orin, L4 and RTX 40, H100, B200, Thor, RTX 50. SM 7.5 compiles too (--sm 75), but takes twice as
+# long per kernel as any other, so it is not built unless asked for.
+DEFAULT_SMS = (80, 86, 87, 89, 90, 100, 110, 120)
+KNOWN_SMS = (75, *DEFAULT_SMS)
+FIRST_EXACT_SM = 90  # from there on Triton compiles for sm_90a and its kind, which no other SM runs
+CUDA_13_SMS = (110,)  # Thor has this number since CUDA 13.0; the assembler in the triton wheel is 12.9
+HIDDEN_PARAMETERS = 2  # Triton's global and profile scratch pointers
+POINTER_ALIGNMENT = 16  # cpp/retentionLaunch.cpp checks it
+WORKERS = 2
+
+
+def find_cuda_13_assembler() -> Path | None:
+    """A ptxas of CUDA 13 or later: on the path, under /usr/local, or from the wheel nvidia-cuda-nvcc."""
+    candidates = [Path(x) for x in (shutil.which("ptxas"), "/usr/local/cuda/bin/ptxas") if x]
+    candidates += sorted(Path("/usr/local").glob("cuda-1[3-9]*/bin/ptxas"))
+    candidates += [x for folder in sys.path for x in Path(folder).glob("nvidia/cu1[3-9]/bin/ptxas")]
+    for candidate in candidates:
+        if candidate.exists():
+            text = subprocess.run([str(candidate), "--version"], capture_output=True, text=True).stdout
+            found = re.search(r"release (\d+)\.", text)
+            if found and int(found[1]) >= 13:
+                return candidate
+    return None
+
+
+def _kernel_function(variant: KernelVariant) -> triton.runtime.JITFunction:
+    module, name = variant.kernel.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _image_key(variant: KernelVariant, sm: int, assembler: Path | None) -> str:
+    """What the compiled kernel depends on: its source and that of what it calls, its parameters, the compiler."""
+    parts = [_kernel_function(variant).cache_key, json.dumps(asdict(variant), sort_keys=True), str(sm)]
+    parts += [triton.__version__, str(assembler if sm in CUDA_13_SMS else "")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _check_parameters(variant: KernelVariant, ptx: str, symbol: str) -> None:
+    """The C++ side passes the declared parameters and two null pointers; PTX must agree."""
+    declared = sum(1 for _, kind in variant.signature if kind != "constexpr")
+    entry = ptx[ptx.index(f".entry {symbol}(") :]
+    found = entry[: entry.index(")")].count(".param ")
+    assert found == declared + HIDDEN_PARAMETERS, (variant.name, found, declared)
+
+
+def compile_variant(variant: KernelVariant, sm: int, folder: Path, key: str, assembler: Path | None) -> None:
+    """Compile one kernel for one SM into folder/key.{cubin,ptx,json}."""
+    if sm in CUDA_13_SMS:
+        os.environ["TRITON_PTXAS_BLACKWELL_PATH"] = str(assembler)
+    else:
+        os.environ.pop("TRITON_PTXAS_BLACKWELL_PATH", None)
+    triton.knobs.compilation.disable_line_info = True
+    names = [name for name, _ in variant.signature]
+    pointers = [i for i, (_, kind) in enumerate(variant.signature) if kind.startswith("*")]
+    attributes = {(i,): [["tt.divisibility", POINTER_ALIGNMENT]] for i in pointers}
+    constants = {(names.index(name),): value for name, value in variant.constexprs}
+    source = ASTSource(_kernel_function(variant), dict(variant.signature), constants, attributes)
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+    metadata = compiled.metadata
+    assert metadata.global_scratch_size == 0 and metadata.profile_scratch_size == 0, variant.name
+    _check_parameters(variant, compiled.asm["ptx"], metadata.name)
+    (folder / f"{key}.cubin").write_bytes(compiled.asm["cubin"])
+    (folder / f"{key}.ptx").write_text(compiled.asm["ptx"])
+    facts = {"symbol": metadata.name, "shared_bytes": metadata.shared, "threads_per_block": 32 * metadata.num_warps}
+    (folder / f"{key}.json").write_text(json.dumps(facts))  # last: its presence says that the others are whole
+
+
+def compile_kernels(variants: list[KernelVariant], sms: list[int], cache: Path) -> tuple[list[KernelImage], str]:
+    """Cubins of all variants for all SMs, PTX for GPUs newer than those; and the hash of what they were made from."""
+    assembler = find_cuda_13_assembler()
+    folder = cache / "kernels"
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = {(variant, sm): _image_key(variant, sm, assembler) for sm in sms for variant in variants}
+    missing = [(pair, key) for pair, key in keys.items() if not (folder / f"{key}.json").exists()]
+    with tempfile.TemporaryDirectory() as triton_cache:
+        # Spawned, so that each worker reads its own environment; Triton keeps its own cache files in a folder of ours.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(WORKERS, context, _start_worker, (triton_cache,)) as pool:
+            jobs = [pool.submit(compile_variant, *pair, folder, key, assembler) for pair, key in missing]
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="kernels", unit="kernel", disable=not jobs):
+                job.result()
+    portable = [sm for sm in sms if sm < FIRST_EXACT_SM]
+    images = []
+    for (variant, sm), key in keys.items():
+        facts = json.loads((folder / f"{key}.json").read_text())
+        common = dict(name=variant.name, sm=sm, tile=variant.tile, **facts)
+        cubin = (folder / f"{key}.cubin").read_bytes()
+        images.append(KernelImage(is_ptx=False, is_exact=sm >= FIRST_EXACT_SM, data=cubin, **common))
+        if portable and sm == max(portable):
+            ptx = (folder / f"{key}.ptx").read_bytes()
+            images.append(KernelImage(is_ptx=True, is_exact=False, data=ptx, **common))
+    return images, hashlib.sha256("\n".join(keys.values()).encode()).hexdigest()
+
+
+def _start_worker(triton_cache: str) -> None:
+    os.environ["TRITON_CACHE_DIR"] = triton_cache
+
+
+def _sms_to_build(asked: list[int] | None) -> tuple[list[int], dict[str, str]]:
+    """The SMs, and those left out with the reason. One that was asked for is built or refused, never left out."""
+    for sm in asked or []:
+        if sm not in KNOWN_SMS:
+            raise RmtEdgeError(f"SM {sm} is not known.", f"known: {', '.join(map(str, KNOWN_SMS))} (87 for SM 8.7).")
+    sms, left_out = list(dict.fromkeys(asked or DEFAULT_SMS)), {}
+    needing = [sm for sm in sms if sm in CUDA_13_SMS]
+    if needing and find_cuda_13_assembler() is None:
+        reason = "no ptxas of CUDA 13 on this machine; PTX covers it where SM 8.9 or older is built"
+        if asked:
+            raise RmtEdgeError(
+                f"SM {needing[0]} cannot be built: no ptxas of CUDA 13.", "looked on the path and under /usr/local.",
+                "pip install nvidia-cuda-nvcc, or install the CUDA 13 toolkit.",
+            )  # fmt: skip
+        for sm in needing:
+            LOG.warning("SM %d is left out: %s.", sm, reason)
+            left_out[str(sm)] = reason
+    return [sm for sm in sms if str(sm) not in left_out], left_out
+
+
+def _native_hash(kernel_hash: str, compiler: str, headers: Path) -> str:
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+    parts = [kernel_hash, version, str(native.headers_version(headers)), *native.COMPILE_FLAGS, *native.LINK_FLAGS]
+    sources = [Path(native.__file__), *sorted(native.SOURCES.iterdir())]
+    content = b"\0".join(x.name.encode() + b"\0" + x.read_bytes() for x in sources)
+    return hashlib.sha256("\n".join(parts).encode() + content).hexdigest()
+
+
+def build_libraries(
+    output: Path,
+    sms: list[int] | None = None,
+    architectures: list[str] | None = None,
+    headers: Path | None = None,
+    cache: Path = Path("build/plugin-cache"),
+) -> list[Path]:
+    """Build librmt_edge_plugin_<architecture>.so into `output`, each with a .json beside it; what is up to date stays.
+
+    sms: as 87 for SM 8.7. headers: a folder with NvInfer.h. cache: compiled kernels and headers, kept between builds.
+    """
+    if triton.knobs.runtime.interpret:
+        raise RmtEdgeError("TRITON_INTERPRET is set.", "kernels are interpreted then, not compiled.", "Unset it.")
+    built_sms, left_out = _sms_to_build(sms)
+    output, cache = output.absolute(), cache.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    variants = [variant for make in OPS.values() for variant in make()]
+    images, kernel_hash = compile_kernels(variants, built_sms, cache)
+    kernels_s = time.monotonic() - start
+    header_folder = native.find_headers(cache, headers)
+    include = [header_folder, Path(triton.__file__).parent / "backends/nvidia/include"]  # cuda.h comes with triton
+    libraries = []
+    for architecture in architectures or list(native.ARCHITECTURES):
+        start = time.monotonic()
+        library = output / library_name(architecture)
+        sidecar = Path(f"{library}.json")
+        build_hash = _native_hash(kernel_hash, native.find_compiler(architecture), header_folder)
+        libraries.append(library)
+        if library.exists() and sidecar.exists() and json.loads(sidecar.read_text())["hash"] == build_hash:
+            LOG.info("%s is up to date.", library)
+            continue
+        info: dict[str, object] = {
+            "ops": list(OPS), "namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION,
+            "architecture": architecture, "cubin_sms": built_sms, "left_out_sms": left_out,
+            "ptx_sms": sorted({x.sm for x in images if x.is_ptx}), "kernels": len(variants),
+            "triton": triton.__version__, "tensorrt_headers": native.headers_version(header_folder), "hash": build_hash,
+        }  # fmt: skip
+        generated = cache / "generated" / build_hash[:16]
+        native.write_generated(generated, images, info, build_hash[:16])
+        native.compile_library(architecture, generated, include, library)
+        shutil.rmtree(generated)
+        info |= {"bytes": library.stat().st_size, "sha256": hashlib.sha256(library.read_bytes()).hexdigest()}
+        info |= {"kernels_s": round(kernels_s, 1), "library_s": round(time.monotonic() - start, 1)}
+        sidecar.write_text(json.dumps(info, indent=2) + "\n")
+        LOG.info("%s: %.1f MB, SM %s.", library, library.stat().st_size / 1e6, ", ".join(map(str, built_sms)))
+    return libraries
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m rmt_edge.plugin.build", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("build/plugin"), help="folder of the libraries")
+    parser.add_argument("--sm", type=int, action="append", help="GPU generation, 87 for SM 8.7; repeat for several")
+    parser.add_argument("--arch", choices=native.ARCHITECTURES, action="append", help="processor; repeat for several")
+    parser.add_argument("--headers", type=Path, help="folder with NvInfer.h, 10.3 or later")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        libraries = build_libraries(arguments.output, arguments.sm, arguments.arch, arguments.headers)
+    except RmtEdgeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n".join(map(str, libraries)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

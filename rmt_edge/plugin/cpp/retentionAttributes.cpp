@@ -1,0 +1,102 @@
+#include "retentionAttributes.h"
+
+#include "diagnostics.h"
+#include "retentionPlugin.h"
+
+#include <algorithm>
+#include <memory>
+
+using namespace nvinfer1;
+
+namespace rmt_edge
+{
+namespace
+{
+
+constexpr int32_t kHEAD_DIMS[] = {16, 32}; // HEAD_DIMS of retention/kernels.py
+
+} // namespace
+
+RetentionAttributes::RetentionAttributes(PluginFields const& fields)
+    : numHeads{fields.integer("num_heads")}
+    , decay{fields.numbers("decay")}
+    , decomposed{fields.integer("decomposed")}
+    , channels{fields.integer("channels")}
+    , outputScale{fields.numberOr("output_scale", 0.0F)}
+{
+    if (numHeads < 1 || channels < 1 || channels % numHeads != 0)
+    {
+        fields.refuse(std::to_string(numHeads) + " heads do not divide " + std::to_string(channels) + " channels.");
+    }
+    int32_t const headDim = channels / numHeads;
+    if (std::find(std::begin(kHEAD_DIMS), std::end(kHEAD_DIMS), headDim) == std::end(kHEAD_DIMS))
+    {
+        fields.refuse("head dim " + std::to_string(headDim) + " (" + std::to_string(channels) + " channels, "
+            + std::to_string(numHeads) + " heads) unsupported; supported: 16, 32.");
+    }
+    if (static_cast<int32_t>(decay.size()) != numHeads)
+    {
+        fields.refuse(std::to_string(decay.size()) + " decays for " + std::to_string(numHeads) + " heads.");
+    }
+    for (float const value : decay)
+    {
+        if (!(value < 0.0F))
+        {
+            fields.refuse("decay " + std::to_string(value) + " is not negative; it is the logarithm of a factor below 1.");
+        }
+    }
+    if (decomposed != 0 && decomposed != 1)
+    {
+        fields.refuse("decomposed is " + std::to_string(decomposed) + "; allowed: 0, 1.");
+    }
+    if (!(outputScale >= 0.0F))
+    {
+        fields.refuse("output_scale is " + std::to_string(outputScale) + "; it must be positive, or 0 for a float output.");
+    }
+}
+
+RetentionPluginCreator::RetentionPluginCreator()
+    : mFields{
+        {"num_heads", nullptr, PluginFieldType::kINT32, 1},
+        {"decay", nullptr, PluginFieldType::kFLOAT32, 1},
+        {"decomposed", nullptr, PluginFieldType::kINT32, 1},
+        {"channels", nullptr, PluginFieldType::kINT32, 1},
+        {"output_scale", nullptr, PluginFieldType::kFLOAT32, 1},
+    }
+    , mFieldCollection{static_cast<int32_t>(mFields.size()), mFields.data()}
+{
+}
+
+IPluginV3* RetentionPluginCreator::createPlugin(
+    char const* name, PluginFieldCollection const* fields, TensorRTPhase /*phase*/) noexcept
+{
+    return guarded<IPluginV3*>(nullptr,
+        [&]() -> IPluginV3*
+        {
+            PluginFields const given{kRETENTION_NAME, name, fields};
+            int32_t const elementType = given.integerOr(kELEMENT_TYPE_FIELD, kUNKNOWN_TYPE);
+            return std::make_unique<RetentionPlugin>(RetentionAttributes{given}, elementType).release();
+        });
+}
+
+PluginFieldCollection const* RetentionPluginCreator::getFieldNames() noexcept
+{
+    return &mFieldCollection;
+}
+
+char const* RetentionPluginCreator::getPluginName() const noexcept
+{
+    return kRETENTION_NAME;
+}
+
+char const* RetentionPluginCreator::getPluginVersion() const noexcept
+{
+    return kRETENTION_VERSION;
+}
+
+char const* RetentionPluginCreator::getPluginNamespace() const noexcept
+{
+    return kRETENTION_NAMESPACE;
+}
+
+} // namespace rmt_edge

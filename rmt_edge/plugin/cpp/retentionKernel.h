@@ -1,0 +1,72 @@
+/*!
+ * \file
+ * C entry points of librmt_edge: the retention kernels without TensorRT, for ctypes or any other caller.
+ *
+ * All of them return 0 for success and another number for failure; rmt_edge_last_error() then says what was wrong. The
+ * caller has made a CUDA context current. Pointers are device pointers unless said otherwise, 16-byte aligned.
+ */
+
+#ifndef RMT_EDGE_RETENTION_KERNEL_H
+#define RMT_EDGE_RETENTION_KERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define RMT_EDGE_API __attribute__((visibility("default")))
+#else
+#define RMT_EDGE_API
+#endif
+
+#ifdef __cplusplus
+extern "C"
+{
+#endif
+
+/*! Element types of qkv, the tables, the LePE parameters and a float output. */
+#define RMT_EDGE_FLOAT32 0
+#define RMT_EDGE_FLOAT16 1
+
+/*!
+ * \brief Load the kernels of one configuration into the current context. rmt_retention_launch does it at its first call;
+ * a caller that captures a CUDA graph calls this before.
+ *
+ * \param headDim 16 or 32.
+ * \param isDecomposed 1: W pass then H pass; 0: whole.
+ * \param elementType RMT_EDGE_FLOAT32 or RMT_EDGE_FLOAT16.
+ */
+RMT_EDGE_API int32_t rmt_retention_load(int32_t headDim, int32_t isDecomposed, int32_t elementType);
+
+/*! \return Bytes of workspace that a launch of these sizes needs; 0 for the whole form. */
+RMT_EDGE_API size_t rmt_retention_workspace_bytes(int32_t batch, int32_t height, int32_t width, int32_t nbHeads,
+    int32_t headDim, int32_t isDecomposed, int32_t elementType);
+
+/*!
+ * \brief out = retention(qkv) on the stream, as rmt_edge/retention/op.py defines it.
+ *
+ * \param qkv (batch, height, width, 3c), c = nbHeads·headDim; keys already scaled by headDim^-0.5.
+ * \param sine (height·width, headDim). \param cosine (height·width, headDim).
+ * \param lepeWeight (c, 1, 5, 5). \param lepeBias (c,).
+ * \param decay (nbHeads,), float32, log-decay per step, negative.
+ * \param out (batch, height, width, c): elementType, or int8 if outputScale is above 0.
+ * \param workspace rmt_retention_workspace_bytes(…) bytes; may be null if that is 0.
+ * \param outputScale What one INT8 step stands for; 0 for no quantisation.
+ * \param tactic A tile shape of rmt_edge/retention/kernels.py, TACTICS; 0 chooses by the length of a line.
+ * \param stream A CUstream or cudaStream_t; null is the default stream.
+ */
+RMT_EDGE_API int32_t rmt_retention_launch(void const* qkv, void const* sine, void const* cosine, void const* lepeWeight,
+    void const* lepeBias, void const* decay, void* out, void* workspace, int32_t batch, int32_t height, int32_t width,
+    int32_t nbHeads, int32_t headDim, int32_t isDecomposed, int32_t elementType, float outputScale, int32_t tactic,
+    void* stream);
+
+/*! \return JSON text about this library: ops, SMs, PTX, versions, hash of its sources. Static storage. */
+RMT_EDGE_API char const* rmt_edge_library_info(void);
+
+/*! \return What went wrong last in this thread, empty if nothing did; forgotten by the call, valid until the next. */
+RMT_EDGE_API char const* rmt_edge_last_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* RMT_EDGE_RETENTION_KERNEL_H */

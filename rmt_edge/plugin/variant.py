@@ -1,0 +1,20 @@
+"""What one ahead-of-time compiled kernel is: the line between an op's Triton kernels and the plugin library's build."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class KernelVariant:
+    """One kernel of the library: `name` is the key the C++ side asks for, unique over all ops.
+
+    signature: parameter name to Triton type ("*fp16", "i32", "constexpr"); constexprs: the values of the latter; tile:
+    up to two sizes that the C++ launcher divides the work by, and num_warps its block size over 32.
+    """
+
+    name: str
+    kernel: str  # "module:attribute" of the jitted function, so that a variant crosses process borders
+    signature: tuple[tuple[str, str], ...]
+    constexprs: tuple[tuple[str, int], ...]
+    tile: tuple[int, int]
+    num_warps: int
+    num_stages: int

@@ -1,0 +1,339 @@
+"""Retention on a GPU: one Triton kernel, launched twice (W pass, H pass) or once (whole).
+
+Source: written for this project after "RMT", CVPR 2024, https://arxiv.org/abs/2309.11523, sections 3.2 to 3.4; the
+online softmax is that of Milakov and Gimelshein, https://arxiv.org/abs/1805.02867. The reference is retention/op.py;
+retention/cuda_op.py makes these kernels the CUDA path of `torch.ops.rmt_edge.retention`.
+
+Triton 3.6.0. Checked on a CPU with TRITON_INTERPRET=1 (tests/test_retention_kernels.py), and compiled for every GPU of
+plugin/build.py. Never run on a GPU so far.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.plugin.variant import KernelVariant
+
+HEAD_DIMS = (16, 32)  # every public variant: 16 in stage 1 of most, 32 elsewhere
+LEPE_SIZE = 5  # LePE is a 5x5 convolution in every public variant; the plugin library is compiled for it
+LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)  # exp(x) = 2^(x·log2 e)
+ROUND_TO_INTEGER: tl.constexpr = tl.constexpr(12582912.0)  # 1.5·2^23: adding it leaves no fraction bits in float32
+PASSES = {"w": 0, "h": 1, "whole": 2}
+W_PASS: tl.constexpr = tl.constexpr(PASSES["w"])
+H_PASS: tl.constexpr = tl.constexpr(PASSES["h"])
+WHOLE: tl.constexpr = tl.constexpr(PASSES["whole"])
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Queries and keys of one step, and how the compiler may spread them."""
+
+    queries: int
+    keys: int
+    num_warps: int
+    num_stages: int
+
+
+# Tactic number -> tile. TensorRT's builder times them; where nothing is timed, `default_tactic` takes one. Lines are
+# 56, 28 and 14 tokens long at 224 px, up to 336 in detection; the whole form has 49 tokens, or thousands in detection.
+TACTICS = {
+    1: Tile(queries=16, keys=16, num_warps=1, num_stages=1),
+    2: Tile(queries=32, keys=32, num_warps=2, num_stages=1),
+    3: Tile(queries=64, keys=64, num_warps=4, num_stages=1),
+    4: Tile(queries=16, keys=64, num_warps=1, num_stages=1),
+    5: Tile(queries=128, keys=64, num_warps=4, num_stages=2),
+}
+# float32 runs on the plain FMA units whatever the tile is, so one tactic is enough and the library stays small.
+FORM_TACTICS = {
+    (True, torch.float16): (1, 2, 3),
+    (False, torch.float16): (4, 3, 5),
+    (True, torch.float32): (2,),
+    (False, torch.float32): (2,),
+}
+
+
+@triton.jit
+def _theta_shift(x, sin, cos):
+    """x·cos + (-x1, x0, -x3, x2, …)·sin. x, sin, cos: (rows, d), float32."""
+    pairs = tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2))  # (rows, d/2, 2)
+    even, odd = tl.split(pairs)
+    rotated = tl.reshape(tl.join(-odd, even), (x.shape[0], x.shape[1]))  # (rows, d)
+    return x * cos + rotated * sin
+
+
+@triton.jit
+def _load_shifted(x_ptr, sin_ptr, cos_ptr, position, row_stride, valid, columns, HEAD_DIM: tl.constexpr):
+    """θ(x) of the tokens at `position`, float32. (rows, HEAD_DIM)."""
+    mask = valid[:, None]
+    table = position[:, None] * HEAD_DIM + columns[None, :]
+    x = tl.load(x_ptr + position[:, None] * row_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + table, mask=mask, other=0.0).to(tl.float32)
+    cos = tl.load(cos_ptr + table, mask=mask, other=0.0).to(tl.float32)
+    return _theta_shift(x, sin, cos)
+
+
+@triton.jit
+def _lepe(v_ptr, weight_ptr, bias_ptr, y, x, valid, columns, channel, row_stride, h, w, SIZE: tl.constexpr):
+    """Depthwise SIZE x SIZE convolution of v at the tokens (y, x), zeros around the grid. (rows, HEAD_DIM), float32."""
+    bias = tl.load(bias_ptr + channel).to(tl.float32)  # (HEAD_DIM,)
+    total = tl.full((y.shape[0], columns.shape[0]), 0.0, dtype=tl.float32) + bias[None, :]
+    # Rows of the window in a loop, its columns unrolled: unrolling both takes three times as long to compile.
+    for row in tl.range(0, SIZE, num_stages=1):
+        y_tap = y + (row - SIZE // 2)
+        is_row = valid & (y_tap >= 0) & (y_tap < h)
+        for column in tl.static_range(SIZE):
+            x_tap = x + (column - SIZE // 2)
+            inside = is_row & (x_tap >= 0) & (x_tap < w)
+            v_row = (y_tap * w + x_tap)[:, None] * row_stride
+            v = tl.load(v_ptr + v_row + columns[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
+            weight = tl.load(weight_ptr + channel * (SIZE * SIZE) + row * SIZE + column).to(tl.float32)  # (HEAD_DIM,)
+            total += v * weight[None, :]
+    return total
+
+
+@triton.jit
+def _quantize(x, scale):
+    """round(x / scale), halves to even, saturated to [-128, 127]. Same as ONNX QuantizeLinear with zero point 0."""
+    scaled = tl.minimum(tl.maximum(tl.div_rn(x, scale), -128.0), 127.0)
+    return ((scaled + ROUND_TO_INTEGER) - ROUND_TO_INTEGER).to(tl.int8)
+
+
+@triton.jit(do_not_specialize=["h", "w", "num_heads"])
+def retention_kernel(
+    # pointers
+    qkv_ptr,  # (b, h, w, 3c)
+    w_out_ptr,  # (b, h, w, c): what the W pass wrote; read by the H pass only
+    sin_ptr,  # (h·w, d)
+    cos_ptr,  # (h·w, d)
+    decay_ptr,  # (n,), float32
+    lepe_weight_ptr,  # (c, 1, k, k)
+    lepe_bias_ptr,  # (c,)
+    out_ptr,  # (b, h, w, c), where output_scale is 0
+    out_int8_ptr,  # (b, h, w, c), where it is not: one kernel writes either, the library holds half as many
+    # sizes
+    output_scale,  # what one INT8 step stands for
+    h,
+    w,
+    num_heads,
+    # compile-time
+    PASS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    LEPE: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """out_i = Σ_j softmax_j(θ(q_i)·θ(k_j) + decay·distance(i, j)) v_j, plus LePE(v)_i unless this is the W pass.
+
+    One program: QUERIES tokens of one line of one head. A line is a row of the grid (W pass), a column (H pass, its v
+    is the W pass's output) or all h·w tokens (whole, Manhattan distance). Scores, softmax, sums and LePE in float32;
+    the products of the score and value matrices take the element type of qkv and accumulate in float32.
+
+    References: 1. retention/op.py. 2. RMT, sections 3.2 to 3.4. 3. Online softmax, arXiv 1805.02867.
+    """
+    lines = 1
+    length = h * w
+    step = 1
+    if PASS == W_PASS:
+        lines = h
+        length = w
+    elif PASS == H_PASS:
+        lines = w
+        length = h
+        step = w
+    tiles = (length + QUERIES - 1) // QUERIES
+    # Heads are innermost: neighbours in the launch read neighbours in memory.
+    program = tl.program_id(0)
+    head = program % num_heads
+    tile = (program // num_heads) % tiles
+    line = (program // num_heads // tiles) % lines
+    image = (program // num_heads // tiles // lines).to(tl.int64)  # a batch of qkv passes 2^31 elements
+
+    c = num_heads * HEAD_DIM
+    row_stride = 3 * c
+    columns = tl.arange(0, HEAD_DIM)
+    channel = head * HEAD_DIM + columns
+    qkv_ptr += image * (h * w) * row_stride + head * HEAD_DIM
+    start = 0
+    if PASS == W_PASS:
+        start = line * w
+    elif PASS == H_PASS:
+        start = line
+    if PASS == H_PASS:
+        v_ptr = w_out_ptr + image * (h * w) * c + head * HEAD_DIM
+        v_stride = c
+    else:
+        v_ptr = qkv_ptr + 2 * c
+        v_stride = row_stride
+    element = qkv_ptr.dtype.element_ty
+    decay = tl.load(decay_ptr + head) * LOG2_E
+
+    query = tile * QUERIES + tl.arange(0, QUERIES)
+    is_query = query < length
+    position = start + query * step
+    q = _load_shifted(qkv_ptr, sin_ptr, cos_ptr, position, row_stride, is_query, columns, HEAD_DIM).to(element)
+
+    maximum = tl.full((QUERIES,), float("-inf"), dtype=tl.float32)
+    total = tl.full((QUERIES,), 0.0, dtype=tl.float32)
+    out = tl.full((QUERIES, HEAD_DIM), 0.0, dtype=tl.float32)
+    for first_key in range(0, length, KEYS):
+        key = first_key + tl.arange(0, KEYS)
+        is_key = key < length
+        key_position = start + key * step
+        k = _load_shifted(qkv_ptr + c, sin_ptr, cos_ptr, key_position, row_stride, is_key, columns, HEAD_DIM)
+        v = tl.load(v_ptr + key_position[:, None] * v_stride + columns[None, :], mask=is_key[:, None], other=0.0)
+        if PASS == WHOLE:
+            distance = tl.abs(query[:, None] // w - key[None, :] // w) + tl.abs(query[:, None] % w - key[None, :] % w)
+        else:
+            distance = tl.abs(query[:, None] - key[None, :])
+        scores = tl.dot(q, tl.trans(k.to(element)), input_precision="ieee") * LOG2_E  # (QUERIES, KEYS)
+        scores = tl.where(is_key[None, :], scores + decay * distance.to(tl.float32), float("-inf"))
+        new_maximum = tl.maximum(maximum, tl.max(scores, 1))
+        weights = tl.exp2(scores - new_maximum[:, None])
+        rescale = tl.exp2(maximum - new_maximum)
+        total = total * rescale + tl.sum(weights, 1)
+        out = out * rescale[:, None] + tl.dot(weights.to(element), v, input_precision="ieee")
+        maximum = new_maximum
+    out = out / total[:, None]
+
+    if PASS != W_PASS:
+        out += _lepe(
+            qkv_ptr + 2 * c, lepe_weight_ptr, lepe_bias_ptr, position // w, position % w, is_query, columns, channel,
+            row_stride, h, w, LEPE,
+        )  # fmt: skip
+    offset = image * (h * w) * c + position[:, None] * c + channel[None, :]  # (QUERIES, HEAD_DIM)
+    if PASS == W_PASS:
+        tl.store(out_ptr + offset, out.to(element), mask=is_query[:, None])
+    else:
+        if output_scale > 0.0:
+            tl.store(out_int8_ptr + offset, _quantize(out, output_scale), mask=is_query[:, None])
+        else:
+            tl.store(out_ptr + offset, out.to(element), mask=is_query[:, None])
+
+
+def default_tactic(tactics: tuple[int, ...], line_length: int) -> int:
+    """The first tactic whose keys hold a whole line, else the last. plugin/retentionLaunch.cpp does the same."""
+    return next((x for x in tactics if TACTICS[x].keys >= line_length), tactics[-1])
+
+
+def _check_launch(
+    qkv: Tensor, sin: Tensor, cos: Tensor, lepe_weight: Tensor, lepe_bias: Tensor, num_heads: int, decay: list[float]
+) -> None:
+    """Refuse what the kernel cannot do, with the numbers."""
+    if qkv.dim() != 4 or qkv.shape[3] % 3 or qkv.numel() == 0:
+        raise RmtEdgeError(f"qkv has shape {tuple(qkv.shape)}.", "expected (b, h, w, 3c), none of them 0.")
+    if qkv.dtype not in (torch.float32, torch.float16):
+        raise RmtEdgeError(f"Element type {qkv.dtype} unsupported.", "supported: torch.float32, torch.float16.")
+    _, h, w, c3 = qkv.shape
+    c, l = c3 // 3, h * w
+    if num_heads < 1 or c % num_heads:
+        raise RmtEdgeError(f"{num_heads} heads do not divide {c} channels.")
+    d = c // num_heads
+    if d not in HEAD_DIMS:
+        raise RmtEdgeError(f"Head dim {d} unsupported ({c} channels, {num_heads} heads).", "supported: 16, 32.")
+    if len(decay) != num_heads or not all(x < 0 for x in decay):
+        raise RmtEdgeError(f"decay is {decay}.", f"expected {num_heads} negative numbers, one per head.")
+    size = lepe_weight.shape[-1]
+    if size % 2 == 0:
+        raise RmtEdgeError(f"LePE kernel size {size} unsupported.", "expected an odd size.")
+    wanted = {"sin": (sin, (l, d)), "cos": (cos, (l, d)), "lepe_weight": (lepe_weight, (c, 1, size, size)),
+              "lepe_bias": (lepe_bias, (c,))}  # fmt: skip
+    for name, (x, shape) in wanted.items():
+        if tuple(x.shape) != shape or x.dtype != qkv.dtype or x.device != qkv.device:
+            raise RmtEdgeError(
+                f"{name} is {tuple(x.shape)}, {x.dtype}, on {x.device}.",
+                f"expected {shape}, {qkv.dtype}, on {qkv.device}, as qkv.",
+            )
+    if l * c3 >= 2**31:
+        raise RmtEdgeError(
+            f"One image of qkv has {l * c3} elements.", "offsets within an image are 32-bit: below 2^31."
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _decay_on(device: torch.device, decay: tuple[float, ...]) -> Tensor:
+    return torch.tensor(decay, dtype=torch.float32, device=device)  # (n,)
+
+
+def launch_retention(
+    qkv: Tensor,
+    sin: Tensor,
+    cos: Tensor,
+    lepe_weight: Tensor,
+    lepe_bias: Tensor,
+    num_heads: int,
+    decay: list[float],
+    decomposed: bool,
+    output_scale: float = 0.0,
+    tactic: int = 0,
+) -> Tensor:
+    """retention/op.py's `retention` by the kernel; no gradient.
+
+    Tensors as there, float32 or float16, on one device. output_scale: above 0, the result is INT8 in steps of it.
+    tactic: a key of TACTICS, 0 chooses by line length. Returns (b, h, w, c).
+    """
+    _check_launch(qkv, sin, cos, lepe_weight, lepe_bias, num_heads, decay)
+    if tactic and tactic not in TACTICS:
+        raise RmtEdgeError(f"Unknown tactic {tactic}.", f"there are {', '.join(map(str, TACTICS))}; 0 chooses.")
+    if not output_scale >= 0:
+        raise RmtEdgeError(f"output_scale is {output_scale}.", "expected a positive number, or 0 for no quantisation.")
+    tensors = [x.contiguous() for x in (qkv, sin, cos, lepe_weight, lepe_bias)]
+    b, h, w, c3 = qkv.shape
+    c = c3 // 3
+    out = qkv.new_empty((b, h, w, c), dtype=torch.int8 if output_scale else qkv.dtype)
+    # The W pass's output keeps the element type of qkv: half the traffic in float16, the H pass's product takes that
+    # type anyway, and the reference rounds there too.
+    w_out = qkv.new_empty((b, h, w, c) if decomposed else (1,))
+    decay_tensor = _decay_on(qkv.device, tuple(decay))
+    passes = {"w": (h, w, w_out), "h": (w, h, out)} if decomposed else {"whole": (1, h * w, out)}
+    for name, (lines, length, target) in passes.items():
+        tile = TACTICS[tactic or default_tactic(FORM_TACTICS[bool(decomposed), qkv.dtype], length)]
+        float_out, int8_out = (w_out, target) if target.dtype == torch.int8 else (target, target)
+        programs = b * lines * triton.cdiv(length, tile.queries) * num_heads
+        retention_kernel[(programs,)](
+            tensors[0], w_out, tensors[1], tensors[2], decay_tensor, tensors[3], tensors[4], float_out, int8_out,
+            float(output_scale), h, w, num_heads,
+            PASS=PASSES[name], HEAD_DIM=c // num_heads, LEPE=lepe_weight.shape[-1], QUERIES=tile.queries,
+            KEYS=tile.keys, num_warps=tile.num_warps, num_stages=tile.num_stages,
+        )  # fmt: skip
+    return out
+
+
+def aot_variants() -> list[KernelVariant]:
+    """Every kernel that the plugin library carries; the names are those that plugin/retentionLaunch.cpp asks for."""
+    variants = []
+    types = {torch.float16: "fp16", torch.float32: "fp32"}
+    for (decomposed, dtype), tactics in FORM_TACTICS.items():
+        for name in ("w", "h") if decomposed else ("whole",):
+            for d in HEAD_DIMS:
+                variants += [_aot_variant(name, d, types[dtype], tactic) for tactic in tactics]
+    return variants
+
+
+def _aot_variant(pass_name: str, d: int, dtype: str, tactic: int) -> KernelVariant:
+    tile = TACTICS[tactic]
+    constexprs = {
+        "PASS": PASSES[pass_name],
+        "HEAD_DIM": d,
+        "LEPE": LEPE_SIZE,
+        "QUERIES": tile.queries,
+        "KEYS": tile.keys,
+    }
+    types = {"decay_ptr": "*fp32", "out_int8_ptr": "*i8", "output_scale": "fp32"}
+    signature = [
+        (x, "constexpr" if x in constexprs else types.get(x, f"*{dtype}" if x.endswith("_ptr") else "i32"))
+        for x in retention_kernel.arg_names
+    ]
+    return KernelVariant(
+        name=f"retention_{pass_name}_d{d}_{dtype}_t{tactic}",
+        kernel="rmt_edge.retention.kernels:retention_kernel",
+        signature=tuple(signature),
+        constexprs=tuple(constexprs.items()),
+        tile=(tile.queries, tile.keys),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
