@@ -1,1 +1,1 @@
-"""A depthwise convolution with its residual, and the LayerNorm behind it: PyTorch reference, ONNX function body, Triton kernel."""
+"""x + dwconv(x) with what lies around it in an RMT block: one definition, several executions."""

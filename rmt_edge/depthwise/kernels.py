@@ -1,16 +1,18 @@
 """DepthwiseResidual as one Triton kernel: all forms of depthwise/op.py, NHWC, nothing between its parts in memory.
 
-A program computes a tile of BLOCK_H rows by BLOCK_W columns of one image, for BLOCK_C channels. A thread holds neighbouring
-channels of one position, so every load and store is 16 bytes wide; the k² shifted reads of a tile hit the L1 cache. A
-LayerNorm needs all channels of a position, so with it BLOCK_C is the whole row, rounded up to a power of two.
+A program computes a tile of BLOCK_H rows by BLOCK_W columns of one image, for BLOCK_C channels. A thread holds
+neighbouring channels of one position, so every load is 16 bytes wide; the k² shifted reads of a tile are for the L1
+cache. A LayerNorm needs all channels of a position: with it BLOCK_C is the whole row, rounded up to a power of two.
 
 Compiled ahead of time: parameters in the order of the signature, types from `kernel_signature`, the constexprs from the
-choices and a Tile, num_warps from the Tile, the grid from `launch_grid`. What an absent input or output would point to is
-not read or written: pass any address.
+form and a Tile, num_warps from the Tile, the grid from `launch_grid`. The pointer of an absent input or output is
+neither read nor written: pass 0.
 
-State: right on a CPU under TRITON_INTERPRET=1 (tests/test_depthwise.py), and compiled for SM 8.0 to 12.0 by Triton 3.6.0.
-Never run on a GPU, nor timed; the tiles are chosen from the generated code (registers, spills, width of loads).
+State: right on a CPU under TRITON_INTERPRET=1 (tests/test_depthwise.py); compiled for SM 8.0 to 12.0 by Triton 3.6.0.
+Never run on a GPU, nor timed: the tiles were chosen from the generated code (registers, spills, width of loads).
 """
+
+# ruff: noqa: N803 (compile-time arguments are upper case, as Triton writes them)
 
 import math
 from dataclasses import dataclass
@@ -45,11 +47,12 @@ ROW_TILES = {
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16"}
 # Declared divisible by 16 when compiling, required by the launcher: without it no load is wider than one element.
 DIVISIBLE_BY_16 = (
-    "x_ptr", "weight_ptr", "bias_ptr", "residual_ptr", "norm_weight_ptr", "norm_bias_ptr", "out_ptr", "norm_ptr", "channels",
+    "x_ptr", "weight_ptr", "bias_ptr", "residual_ptr", "norm_weight_ptr", "norm_bias_ptr",
+    "out_ptr", "norm_ptr", "channels",
 )  # fmt: skip
 CHANNEL_ALIGNMENT = 16
 MAX_GRID_Y = 65535  # CUDA C++ Programming Guide, technical specifications: y dimension of a grid
-MAX_IMAGE_ELEMENTS = 2**31 - 1  # offsets within an image are int32
+MAX_IMAGE_ELEMENTS = 2**30  # offsets within an image, overhanging tiles included, are int32
 
 # Adding 1.5·2^23 to a float32 below 2^22 leaves no bit for the fraction: the addition rounds it, half to even.
 _ROUNDER = tl.constexpr(12582912.0)
@@ -60,18 +63,6 @@ def _round_to_int8(x):
     """round(x), half to even, saturated to -128..127. Float32 in, int8 out."""
     saturated = tl.minimum(tl.maximum(x, -128.0), 127.0)
     return ((saturated + _ROUNDER) - _ROUNDER).to(tl.int8)
-
-
-@triton.jit
-def _load_channels(pointer, channel, is_channel, position):
-    """One value for each channel, for every position of the tile. Returns (positions, channels), float32.
-
-    Read as a tile, though its rows are equal: so each thread gets the channels it works on straight from the cache. A
-    row of the tile's width would be spread over all threads first, then exchanged through shared memory.
-    """
-    offset = channel[None, :] + position[:, None] * 0
-    mask = is_channel[None, :] & (position[:, None] >= 0)
-    return tl.load(pointer + offset, mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -90,9 +81,9 @@ def depthwise_residual_kernel(
 ):  # fmt: skip
     """y = x + residual;  out = y + bias + sum over taps of weight·shifted y;  norm = (out - mean) / std · g + e.
 
-    mean and std over the channels of a position, as the biased LayerNorm. OUT_INT8 quantises the last of out and norm that
-    there is. All arithmetic in float32, rounded once on the way out: the norm and the INT8 values come from the unrounded
-    out. Grid: (tiles of channels and positions, channels fastest; b; 1).
+    mean and std over the channels of a position, the biased std, with epsilon in it. OUT_INT8 quantises norm if there
+    is one, else out. All arithmetic is in float32 and rounded once on the way out: norm and the INT8 values come from
+    the unrounded out. Grid: (tiles of channels and positions, channels fastest; b; 1).
 
     References: 1. depthwise/op.py. 2. ONNX QuantizeLinear, https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html.
     """
@@ -103,39 +94,46 @@ def depthwise_residual_kernel(
     row = (block // blocks_w) * BLOCK_H + position // BLOCK_W
     column = (block % blocks_w) * BLOCK_W + position % BLOCK_W
     channel = (tl.program_id(0) % channel_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
-    is_channel = channel < channels
 
+    # Weights too are read as a tile, of equal rows: each thread gets its channels straight from the cache. One row
+    # would be spread over all threads first, then exchanged through shared memory, with a barrier for every tap.
+    channel_tile = tl.broadcast_to(channel[None, :], (BLOCK_H * BLOCK_W, BLOCK_C))
+    is_channel = channel_tile < channels
+    weight_tile = weight_ptr + channel_tile
     image = tl.program_id(1).to(tl.int64) * height * width * channels  # int32 within an image, int64 across the batch
-    offset = (row * width + column)[:, None] * channels + channel[None, :]  # (positions, channels)
+    offset = (row * width + column)[:, None] * channels + channel_tile  # (positions, channels)
+    x_tile = x_ptr + image + offset
+    if HAS_RESIDUAL:
+        residual_tile = residual_ptr + image + offset
 
-    acc = _load_channels(bias_ptr, channel, is_channel, position)
+    acc = tl.load(bias_ptr + channel_tile, is_channel, other=0.0).to(tl.float32)
     for tap in tl.static_range(KERNEL_SIZE * KERNEL_SIZE):
         dy = tap // KERNEL_SIZE - KERNEL_SIZE // 2
         dx = tap % KERNEL_SIZE - KERNEL_SIZE // 2
-        is_tap = (row + dy >= 0) & (row + dy < height) & (column + dx >= 0) & (column + dx < width)
-        mask = is_tap[:, None] & is_channel[None, :]
-        shifted = offset + (dy * width + dx) * channels
-        y = tl.load(x_ptr + image + shifted, mask, other=0.0).to(tl.float32)
+        is_tap = (row >= -dy) & (row < height - dy) & (column >= -dx) & (column < width - dx)
+        mask = is_tap[:, None] & is_channel
+        shift = (dy * width + dx) * channels
+        y = tl.load(x_tile + shift, mask, other=0.0).to(tl.float32)
         if HAS_RESIDUAL:
-            y += tl.load(residual_ptr + image + shifted, mask, other=0.0).to(tl.float32)
-        acc += y * _load_channels(weight_ptr + tap * channels, channel, is_channel, position)
+            y += tl.load(residual_tile + shift, mask, other=0.0).to(tl.float32)
+        acc += y * tl.load(weight_tile + tap * channels, is_channel, other=0.0).to(tl.float32)
         if tap == KERNEL_SIZE * KERNEL_SIZE // 2:
             acc += y
 
+    is_inside = ((row < height) & (column < width))[:, None] & is_channel
     if OUT_INT8:  # the scale as the graph holds it, in x's type
         inverse_scale = 1.0 / tl.cast(tl.cast(output_scale, x_ptr.dtype.element_ty), tl.float32)
-    is_inside = ((row < height) & (column < width))[:, None] & is_channel[None, :]
     if OUT_INT8 and not HAS_NORM:
         tl.store(out_ptr + image + offset, _round_to_int8(acc * inverse_scale), is_inside)
     else:
         tl.store(out_ptr + image + offset, acc, is_inside)
     if HAS_NORM:
         mean = tl.sum(acc, axis=1) / channels  # acc is 0 beyond the last channel
-        centered = tl.where(is_channel[None, :], acc - mean[:, None], 0.0)
+        centered = tl.where(is_channel, acc - mean[:, None], 0.0)
         variance = tl.sum(centered * centered, axis=1) / channels
         norm = centered * (1.0 / tl.sqrt(variance + epsilon))[:, None]
-        norm = norm * _load_channels(norm_weight_ptr, channel, is_channel, position)
-        norm = norm + _load_channels(norm_bias_ptr, channel, is_channel, position)
+        norm *= tl.load(norm_weight_ptr + channel_tile, is_channel, other=0.0).to(tl.float32)
+        norm += tl.load(norm_bias_ptr + channel_tile, is_channel, other=0.0).to(tl.float32)
         if OUT_INT8:
             tl.store(norm_ptr + image + offset, _round_to_int8(norm * inverse_scale), is_inside)
         else:
@@ -143,11 +141,12 @@ def depthwise_residual_kernel(
 
 
 def kernel_signature(dtype: str, has_norm: bool, out_int8: bool) -> dict[str, str]:
-    """The types of the kernel's parameters, compile-time ones left out, for `triton.compiler.ASTSource`. dtype: fp32, fp16."""
+    """Types of the kernel's run-time parameters, in order, for `triton.compiler.ASTSource`. dtype: fp32 or fp16."""
     types = dict.fromkeys(DIVISIBLE_BY_16[:-1], f"*{dtype}")
     if out_int8:
         types["norm_ptr" if has_norm else "out_ptr"] = "*i8"
-    return types | dict.fromkeys(("height", "width", "channels"), "i32") | dict.fromkeys(("epsilon", "output_scale"), "fp32")
+    sizes = dict.fromkeys(("height", "width", "channels"), "i32")
+    return types | sizes | dict.fromkeys(("epsilon", "output_scale"), "fp32")
 
 
 def tiles_for(channels: int, has_norm: bool) -> tuple[Tile, ...]:
@@ -182,12 +181,16 @@ def launch(
     Shapes as there, all contiguous and of one type, float32 or float16. tile: one of tiles_for, else the first of them.
     Returns out and norm, None without one; the last of them INT8 if output_scale is not 0.
     """
-    _check(x, weight, bias, residual, norm_weight, norm_bias, output_scale)
+    _check_arguments(x, weight, bias, residual, norm_weight, norm_bias, output_scale)
     b, h, w, c = x.shape
     has_norm, out_int8 = norm_weight is not None, output_scale > 0
     tile = tile or tiles_for(c, has_norm)[0]
     if tile not in tiles_for(c, has_norm):
         raise RmtEdgeError(f"{tile} does not fit {c} channels.", f"tiles: {tiles_for(c, has_norm)}.")
+    if not x.is_cuda and not triton.knobs.runtime.interpret:
+        raise RmtEdgeError(
+            f"x is on {x.device}.", "the kernel runs on an NVIDIA GPU, or anywhere under TRITON_INTERPRET=1."
+        )
     out = torch.empty_like(x, dtype=torch.int8 if out_int8 and not has_norm else x.dtype)
     norm = torch.empty_like(x, dtype=torch.int8 if out_int8 else x.dtype) if has_norm else None
     absent = x
@@ -217,7 +220,7 @@ def launch(
     return out, norm
 
 
-def _check(
+def _check_arguments(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -264,7 +267,3 @@ def _check(
         raise RmtEdgeError(f"output_scale is {output_scale}.", "0 means none, an INT8 scale is positive.")
     if output_scale > 0 and not 0 < torch.tensor(output_scale, dtype=x.dtype).item() < math.inf:
         raise RmtEdgeError(f"output_scale {output_scale} is 0 or infinite in {x.dtype}.", "the graph holds it so.")
-    if not x.is_cuda and not triton.knobs.runtime.interpret:
-        raise RmtEdgeError(
-            f"x is on {x.device}.", "the kernel runs on an NVIDIA GPU, or anywhere under TRITON_INTERPRET=1."
-        )

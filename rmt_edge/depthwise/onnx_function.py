@@ -3,14 +3,14 @@
 The same arithmetic as depthwise/op.py in standard operators, so that ONNX Runtime runs an exported file on any CPU and
 TensorRT can run it natively. Eight op names, one for each combination of three choices, read off the name:
 
-    [Add]DepthwiseResidual[Norm][Int8]     Add: a residual is added first; Norm: a LayerNorm follows, as a second output;
-                                           Int8: the last output is quantised
+    [Add]DepthwiseResidual[Norm][Int8]     Add: a residual is added first; Norm: a LayerNorm follows, as a second
+                                           output; Int8: the last output is quantised
 
-One name with optional inputs and attributes would be smaller, and no runtime takes it (measured with ONNX Runtime 1.32 and
-the parser of TensorRT-RTX 1.7.1). A body is checked in whole before any `If` on an attribute is folded: the `Add` of an
-absent residual is an invalid node in both, and branches of float and int8 are a type error in both. Overloads, made for
-this in ONNX IR version 10, run in ONNX Runtime; the TensorRT parser looks functions up by name alone. In the plugin form
-of a model the bodies are gone, and the choices follow from the number of inputs and from output_scale as well.
+One name with optional inputs would be smaller, and no runtime takes it (measured with ONNX Runtime 1.32 and the parser
+of TensorRT-RTX 1.7.1). Both check a body in whole before they fold an `If` on an attribute: the `Add` of an absent
+residual is an invalid node, branches of float and int8 are a type error. Overloads, made for this in ONNX IR version
+10, run in ONNX Runtime; the TensorRT parser looks functions up by name alone. In the plugin form of a model the bodies
+are gone; there the number of inputs (3, 4 with a residual, 5 with a norm, 6 with both) and output_scale say the same.
 
 Source of the operators: https://onnx.ai/onnx/operators/ ; of functions: the ONNX IR specification, "Functions".
 """
@@ -30,7 +30,7 @@ _QUANTIZE = """
     scale_float = Constant <value_float: float = @output_scale> ()
     scale = CastLike (scale_float, x)
     zero_point = Constant <value = int8 {0}> ()
-    int8 = QuantizeLinear (LAST, scale, zero_point)
+    quantized = QuantizeLinear (LAST, scale, zero_point)
 """
 
 _BODY = """
@@ -74,7 +74,7 @@ def depthwise_function(op_type: str, opset: int) -> FunctionProto:
         op_type=op_type,
         attributes=", ".join(["channels"] + ["epsilon"] * has_norm + ["output_scale"] * is_int8),
         inputs=", ".join(inputs),
-        outputs=", ".join([*outputs[:-1], "int8"] if is_int8 else outputs),
+        outputs=", ".join([*outputs[:-1], "quantized"] if is_int8 else outputs),
         sum="Add (x, residual)" if has_residual else "Identity (x)",
         norm=_NORM if has_norm else "",
         quantize=quantize if is_int8 else "",
@@ -92,11 +92,11 @@ def depthwise_node(
 ) -> NodeProto:
     """One node of OP_TYPES, chosen by what is given.
 
-    inputs: the names of x (b, h, w, c), weight (k, k, c), bias (c,); then residual (b, h, w, c), if there is one; then, with
-    norm, norm_weight and norm_bias (c,). outputs: the names of out (b, h, w, c) and, with norm, norm (b, h, w, c).
+    inputs: the names of x (b, h, w, c), weight (k, k, c), bias (c,); then residual (b, h, w, c), if there is one; then,
+    with norm, norm_weight and norm_bias (c,). outputs: the names of out (b, h, w, c) and, with norm, norm (b, h, w, c).
     channels: c again, because a function body can set its convolution's group from an attribute only. epsilon: the
-    LayerNorm's, or None for no norm. output_scale: 0, or the scale that makes the last output INT8; a DequantizeLinear of
-    the same scale is to follow.
+    LayerNorm's, or None for no norm. output_scale: 0, or the scale that makes the last output INT8; a DequantizeLinear
+    of the same scale is to follow.
     """
     has_norm, is_int8 = epsilon is not None, output_scale > 0
     required = 3 + 2 * has_norm

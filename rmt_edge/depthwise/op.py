@@ -6,8 +6,8 @@ Vision Transformers", CVPR 2024, https://arxiv.org/abs/2309.11523, section 4.1; 
 
 - what lies around the convolution may come with it: the residual added before it, the LayerNorm after it, and the INT8
   quantisation of what the next Linear reads;
-- the weight is (k, k, c), not Conv2d's (c, 1, k, k). An NHWC kernel reads one tap of many channels at a time; in Conv2d's
-  order those lie k² elements apart and no load of them is wider than one element. `taps_from_conv_weight` converts.
+- the weight is (k, k, c), not Conv2d's (c, 1, k, k). An NHWC kernel reads one tap of many channels at a time; in
+  Conv2d's order those lie k² elements apart, and no load is wider than one element. `taps_from_conv_weight` converts.
 
 The ONNX function body, the Triton kernel and the TensorRT plugin are held to this file. It is also registered with
 PyTorch as `torch.ops.rmt_edge.depthwise_residual` and `.depthwise_residual_norm`, so that an exporter sees one op.
@@ -50,7 +50,8 @@ def depthwise_residual(
 ) -> Tensor:
     """out = y + dwconv(y) + bias, y = x + residual; zero padding, same size.
 
-    x, residual: (b, h, w, c); weight: (k, k, c), k odd; bias: (c,). Returns (b, h, w, c), INT8 if output_scale is not 0.
+    x, residual: (b, h, w, c); weight: (k, k, c), k odd; bias: (c,). Returns (b, h, w, c), INT8 if there is
+    an output_scale.
     """
     out = _convolved(x, weight, bias, residual)
     return quantize_int8(out, output_scale) if output_scale else out
@@ -68,8 +69,8 @@ def depthwise_residual_norm(
 ) -> tuple[Tensor, Tensor]:
     """out = y + dwconv(y) + bias, y = x + residual; norm = LayerNorm(out) over the channels.
 
-    x, residual: (b, h, w, c); weight: (k, k, c), k odd; bias, norm_weight, norm_bias: (c,). Returns out (b, h, w, c), the
-    residual stream, in x's type whatever the scale; and norm (b, h, w, c), INT8 if output_scale is not 0.
+    x, residual: (b, h, w, c); weight: (k, k, c), k odd; bias, norm_weight, norm_bias: (c,). Returns out (b, h, w, c),
+    the residual stream, in x's type whatever the scale; and norm (b, h, w, c), INT8 if there is an output_scale.
     """
     out = _convolved(x, weight, bias, residual)
     norm = F.layer_norm(out, out.shape[-1:], norm_weight, norm_bias, epsilon)
