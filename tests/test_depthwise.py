@@ -68,6 +68,14 @@ def make_case(shape: tuple[int, ...], k: int, form: tuple[bool, bool, bool], dty
     return Case({name: x.to(dtype) for name, x in tensors.items()}, 0.017 if is_int8 else 0.0)
 
 
+def make_faint_case() -> Case:
+    """A case whose out has a variance near epsilon, so that norm shows whether epsilon is in it."""
+    case = make_case((1, 2, 2, 64), 3, (True, True, False), FP32)
+    for name in ("x", "bias", "residual"):
+        case.tensors[name] *= 1e-3
+    return case
+
+
 def assert_accurate(actual: list[Tensor], case: Case) -> None:
     """max|actual - wide| <= 2·max|reference - wide| + floor, the reference in x's type and in the next wider one.
 
@@ -184,6 +192,16 @@ def model_of(case: Case, opset: int, is_dequantized: bool = False) -> onnx.Model
     return model
 
 
+def run_onnx(case: Case, opset: int) -> list[Tensor]:
+    """The model's outputs from ONNX Runtime."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = model_of(case, opset).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feeds = {name: case.tensors[name].numpy() for name in ("x", "residual") if name in case.tensors}
+    return [torch.from_numpy(x) for x in session.run(None, feeds)]
+
+
 @pytest.mark.parametrize("dtype", [FP32, FP16], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: function.op_type_of(*form))
 @pytest.mark.parametrize(
@@ -191,13 +209,12 @@ def model_of(case: Case, opset: int, is_dequantized: bool = False) -> onnx.Model
 )
 def test_onnx_function_equals_reference(shape, k, opset, form, dtype):
     case = make_case(shape, k, form, dtype)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model_of(case, opset).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    feeds = {name: case.tensors[name].numpy() for name in ("x", "residual") if name in case.tensors}
-    assert_accurate([torch.from_numpy(x) for x in session.run(None, feeds)], case)
+    assert_accurate(run_onnx(case, opset), case)
+
+
+def test_onnx_function_has_epsilon():
+    case = make_faint_case()
+    assert_accurate(run_onnx(case, 20), case)
 
 
 @pytest.mark.trt
@@ -303,6 +320,11 @@ def test_every_tile_computes_the_same(tile, has_norm, launch_interpreted: Launch
     assert tile in kernels.tiles_for(channels, has_norm)
     case = make_case((1, 2, 2, channels), 3, (True, has_norm, False), FP16)
     assert_accurate(launch_interpreted(case, tile), case)
+
+
+def test_kernel_has_epsilon(launch_interpreted: Launch):
+    case = make_faint_case()
+    assert_accurate(launch_interpreted(case, kernels.tiles_for(64, True)[0]), case)
 
 
 def test_kernel_rounds_half_to_even_and_saturates(launch_interpreted: Launch):

@@ -18,6 +18,7 @@ Source of the operators: https://onnx.ai/onnx/operators/ ; of functions: the ONN
 import itertools
 import math
 import textwrap
+from typing import Any
 
 import onnx
 from onnx import FunctionProto, NodeProto
@@ -108,10 +109,10 @@ def depthwise_node(
         )
     if not (math.isfinite(output_scale) and output_scale >= 0):
         raise RmtEdgeError(f"{name} has the output_scale {output_scale}.", "0 means none, an INT8 scale is positive.")
-    if has_norm and not (math.isfinite(epsilon) and epsilon > 0):
+    if epsilon is not None and not (math.isfinite(epsilon) and epsilon > 0):
         raise RmtEdgeError(f"{name} has the epsilon {epsilon}.", "a LayerNorm's epsilon is positive.")
-    attributes: dict[str, int | float] = {"channels": channels}
-    if has_norm:
+    attributes: dict[str, Any] = {"channels": channels}
+    if epsilon is not None:
         attributes["epsilon"] = float(epsilon)
     if is_int8:
         attributes["output_scale"] = float(output_scale)
