@@ -27,7 +27,8 @@ _VERSIONS_OF = (
 )  # fmt: skip
 
 # The kinds of files that one step hands to the next.
-QUANTIZED, ONNX, ENGINE, PREDICTIONS = "quantized checkpoint", "ONNX model", "engine", "predictions"
+QUANTIZED, ONNX, PLUGIN_ONNX = "quantized checkpoint", "ONNX model", "ONNX model in its plugin form"
+ENGINE, PREDICTIONS = "engine", "predictions"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ def written_whole(path: Path) -> Iterator[Path]:
 def manifest_path(path: Path) -> Path:
     """Where a file's manifest lies."""
     return path.with_name(path.name + ".json")
+
+
+def plugin_form_path(onnx_path: Path) -> Path:
+    """Where the plugin form of an ONNX file lies."""
+    return onnx_path.with_suffix(".plugin.onnx")
 
 
 def parent_of(path: Path, manifest: Manifest | None = None) -> dict[str, str]:

@@ -47,7 +47,15 @@ def build(args: argparse.Namespace) -> None:
     """Build the TensorRT engine of an ONNX file for a device."""
     from rmt_edge.engine import build as run
 
-    print(run(args.onnx, load_profile(args.device), args.output))
+    print(run(args.onnx, load_profile(args.device), args.output, args.retention, args.libraries))
+
+
+def plugin(args: argparse.Namespace) -> None:
+    """Build the library of TensorRT plugins: every GPU and both processors, or those named."""
+    from rmt_edge.plugin.build import build_libraries
+
+    for path in build_libraries(args.output, args.sm, args.arch, args.headers):
+        print(path)
 
 
 def validate(args: argparse.Namespace) -> None:
@@ -71,7 +79,7 @@ def report(args: argparse.Namespace) -> None:
 def deploy(args: argparse.Namespace) -> None:
     """Quantise, export, build, validate and report, in one go."""
     from rmt_edge.data import check_labels, open_dataset
-    from rmt_edge.engine import build, load_backend
+    from rmt_edge.engine import build, check_plugin_library, load_backend
     from rmt_edge.export import export
     from rmt_edge.model.checkpoint import load_checkpoint
     from rmt_edge.quantize import quantize
@@ -83,6 +91,7 @@ def deploy(args: argparse.Namespace) -> None:
     recipes = [load_recipe(name) for name in args.recipes]
     profile = load_profile(args.device)
     load_backend(profile.backend)
+    check_plugin_library(args.retention, args.libraries)
     num_classes = load_checkpoint(args.checkpoint, args.weights).num_classes
     check_labels(open_dataset(args.data), num_classes)
     if args.calibration is not None:
@@ -95,7 +104,7 @@ def deploy(args: argparse.Namespace) -> None:
         logger.info("%s: quantize, export, build, validate", recipe.name)
         quantized = quantize(args.checkpoint, recipe, args.output, args.calibration, preprocessing, args.weights)
         onnx = export(quantized)
-        engine = build(onnx, profile)
+        engine = build(onnx, profile, retention=args.retention, libraries=args.libraries)
         predictions, manifest = validate(onnx, args.checkpoint, args.data, max_drop=args.max_drop)
         made += [quantized, onnx, engine, predictions]
         if not manifest.details["within_max_drop"]:
@@ -158,13 +167,21 @@ def _parser() -> argparse.ArgumentParser:
         where = f"{default}/" if default else "beside the input"
         sub.add_argument("--output", type=Path, default=default, metavar="FOLDER", help=f"where to write ({where})")
 
-    device_help = f"a profile of engines/ or a path to one ({DEVICE})"
+    def add_retention(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--device", default=DEVICE, help=f"a profile of engines/ or a path to one ({DEVICE})")
+        sub.add_argument(
+            "--retention",
+            metavar="plugin|native|auto",
+            help="rmt-edge's fused kernels, TensorRT's own layers, or the faster of both (plugin)",
+        )
+        sub.add_argument("--libraries", type=Path, metavar="FOLDER", help="the plugin libraries (build/plugin)")
+
     sub = command(deploy)
     add_checkpoint(sub)
     add_data(sub)
     add_output(sub, OUTPUT)
     sub.add_argument("--recipes", nargs="+", default=RECIPES, help=f"of calib/, or paths ({' '.join(RECIPES)})")
-    sub.add_argument("--device", default=DEVICE, help=device_help)
+    add_retention(sub)
     sub = command(quantize)
     add_checkpoint(sub)
     sub.add_argument("--recipe", required=True, help=f"one of calib/ ({', '.join(RECIPES)}) or a path")
@@ -174,8 +191,14 @@ def _parser() -> argparse.ArgumentParser:
     add_output(sub, None)
     sub = command(build)
     sub.add_argument("onnx", type=Path, help="a file that `export` wrote")
-    sub.add_argument("--device", default=DEVICE, help=device_help)
+    add_retention(sub)
     add_output(sub, None)
+    sub = command(plugin)
+    sub.add_argument("action", choices=("build",), help="build: compile the kernels and link the libraries")
+    sub.add_argument("--sm", type=int, action="append", help="GPU generation, 87 for SM 8.7; repeat for several")
+    sub.add_argument("--arch", choices=("x86_64", "aarch64"), action="append", help="processor; repeat for both")
+    sub.add_argument("--headers", type=Path, help="a folder with NvInfer.h of TensorRT 10.3 or later")
+    sub.add_argument("--output", type=Path, default=Path("build/plugin"), metavar="FOLDER", help="build/plugin")
     sub = command(validate)
     sub.add_argument("onnx", type=Path, help="a file that `export` wrote")
     sub.add_argument("--checkpoint", type=Path, required=True, help="the checkpoint it was made from")

@@ -6,31 +6,27 @@ The engine's kernels are counted from the builder's own list of layers, which it
 
 import importlib
 import logging
-import re
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
-
-from tqdm import tqdm
 
 from rmt_edge.artifact import (
     ENGINE,
     ONNX,
-    manifest_path,
+    PLUGIN_ONNX,
     output_folder,
     parent_of,
+    plugin_form_path,
     read_manifest,
     write_json,
     write_manifest,
     written_whole,
 )
+from rmt_edge.builder_log import layers_in, log_for, progress
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.plugin.load import library_path, load_plugins, take_last_error
 from rmt_edge.recipe import DeviceProfile
 
 # Modules that hold the API of a backend, the first that imports is taken, and what to install without any.
@@ -44,39 +40,103 @@ BACKENDS = {
         "On a Jetson it comes with JetPack (apt install tensorrt); elsewhere: pip install tensorrt.",
     ),
 }
+RETENTIONS = ("plugin", "native", "auto")
+DEFAULT_RETENTION = "plugin"
+LIBRARIES = Path("build/plugin")
+PLUGIN_KIND = "PLUGIN_V3"  # LayerType of a plugin in the builder's list
 MAX_ERRORS = 10  # lines of the builder's errors in a message
 logger = logging.getLogger(__name__)
 
 
-def build(onnx_path: Path, profile: DeviceProfile, output: Path | None = None) -> Path:
+def build(
+    onnx_path: Path,
+    profile: DeviceProfile,
+    output: Path | None = None,
+    retention: str | None = None,
+    libraries: Path | None = None,
+) -> Path:
     """Write the engine of an ONNX file for a device beside it, or into `output`; returns its path.
 
-    Beside the engine: its manifest and `<engine>.layers.json`, the count and list of its layers by kind.
+    Beside the engine: its manifest and `<engine>.layers.json`, the count and list of its layers by kind. retention:
+    `plugin` (the default) builds the ONNX file's plugin form, `native` the file itself, whose function bodies TensorRT
+    turns into layers of its own; see choose_retention for `auto`. libraries: the folder of the plugin libraries.
     """
     start = time.monotonic()
+    retention = choose_retention(retention)
     manifest = read_manifest(onnx_path, ONNX)
     folder = output_folder(output or onnx_path.parent)
-    path = folder / f"{onnx_path.stem}.{profile.name}.engine"
-    plan, layers = engine_from_onnx(onnx_path, profile)
+    path = folder / f"{onnx_path.stem}.{profile.name}.{retention}.engine"
+    if retention == "plugin":
+        source = plugin_form_path(onnx_path)
+        manifest = read_manifest(source, PLUGIN_ONNX)
+        plan, layers, library = plugin_engine(source, profile, manifest.details["plugin_nodes"], libraries)
+    else:
+        source, library = onnx_path, None
+        plan, layers = engine_from_onnx(source, profile)
     counts = dict(Counter(layer["kind"] for layer in layers).most_common())
     seconds = time.monotonic() - start
-    layers_path = path.with_name(f"{path.name}.layers.json")
     with written_whole(path) as temporary:
         temporary.write_bytes(plan)
+        layers_path = path.with_name(f"{path.name}.layers.json")
         write_json(layers_path, {"engine": path.name, "count": len(layers), "by_kind": counts, "layers": layers})
         details = manifest.details | {
             "profile": profile.to_dict(),
-            "retention": "native",
+            "retention": retention,
+            "plugin_library": library,
             "layers": len(layers),
             "layers_by_kind": counts,
+            "plugin_layers": counts.get(PLUGIN_KIND, 0),
             "int8_gemms": sum(layer["kind"] == "gemm" and "Int8" in layer["reads"] for layer in layers),
         }
-        parents = [parent_of(onnx_path, manifest)]
+        parents = [parent_of(source, manifest)]
         write_manifest(
             temporary, path, kind=ENGINE, parents=parents, recipe=manifest.recipe, details=details, seconds=seconds
         )
-    logger.info("build: %s, %d layers, in %.1f s; %s", path.name, len(layers), seconds, manifest_path(path).name)
+    logger.info("build: %s, %d layers, in %.1f s", path.name, len(layers), seconds)
     return path
+
+
+def choose_retention(retention: str | None) -> str:
+    """`plugin` or `native`. `auto` is to keep the faster of both, which takes the GPU to time them; see the message."""
+    retention = retention or DEFAULT_RETENTION
+    if retention not in RETENTIONS:
+        raise RmtEdgeError(f"--retention is {retention!r}.", f"allowed: {', '.join(RETENTIONS)}.")
+    if retention == "auto":
+        logger.info("--retention auto: nothing here times engines yet, so the choice is unmeasured; taking plugin.")
+        return "plugin"
+    return retention
+
+
+def check_plugin_library(retention: str | None, libraries: Path | None) -> Path | None:
+    """The plugin library that a build would take, or an error that says how to get one; None for native retention."""
+    return None if choose_retention(retention) == "native" else library_path(libraries or LIBRARIES)
+
+
+def plugin_engine(
+    source: Path, profile: DeviceProfile, nodes: int, libraries: Path | None
+) -> tuple[bytes, list[dict[str, Any]], dict[str, str]]:
+    """The engine of a plugin form, its layers, and the plugin library as a parent: name and sha256.
+
+    nodes: the plugin layers that it must hold.
+    """
+    path = library_path(libraries or LIBRARIES)
+    trt = load_backend(profile.backend)
+    load_plugins(trt, path)
+    take_last_error(path)  # an error of an earlier build is not this one's
+    try:
+        plan, layers = engine_from_onnx(source, profile)
+    except RmtEdgeError as error:
+        if reason := take_last_error(path):
+            raise RmtEdgeError(f"{error}\nThe plugin library says: {reason}") from error
+        raise
+    found = sum(layer["kind"] == PLUGIN_KIND for layer in layers)
+    if found != nodes:
+        raise RmtEdgeError(
+            f"{source.name} has {nodes} nodes for plugins, but its engine has {found} plugin layers.",
+            "TensorRT took something else for the rest.",
+            "Build with --retention native, and report this.",
+        )
+    return plan, layers, parent_of(path)
 
 
 def load_backend(name: str) -> ModuleType:
@@ -98,7 +158,7 @@ def load_backend(name: str) -> ModuleType:
 def engine_from_onnx(onnx_path: Path, profile: DeviceProfile) -> tuple[bytes, list[dict[str, Any]]]:
     """The serialised engine and its layers (see layers_in)."""
     trt = load_backend(profile.backend)
-    log = _log_for(trt)
+    log = log_for(trt)
     builder = trt.Builder(log)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, log)
@@ -118,7 +178,7 @@ def engine_from_onnx(onnx_path: Path, profile: DeviceProfile) -> tuple[bytes, li
     batches.set_shape(image.name, *((n, *sizes) for n in (profile.min_batch, profile.opt_batch, profile.max_batch)))
     config.add_optimization_profile(batches)
     _set_compute_capability(trt, config, profile)
-    with _progress(trt, config, onnx_path.name) as interrupted:
+    with progress(trt, config, onnx_path.name) as interrupted:
         plan = builder.build_serialized_network(network, config)
     if interrupted.is_set():
         raise KeyboardInterrupt
@@ -128,35 +188,6 @@ def engine_from_onnx(onnx_path: Path, profile: DeviceProfile) -> tuple[bytes, li
             f"{profile.backend} could not build {onnx_path.name} for {profile.device}:\n  " + "\n  ".join(errors)
         )
     return bytes(plan), layers_in(log.messages)
-
-
-def layers_in(messages: list[tuple[int, str]]) -> list[dict[str, Any]]:
-    """The engine's layers out of the builder's log.
-
-    Of each: name, kind (the builder's LayerType), the element types that it reads and writes, and the ONNX nodes in it.
-    """
-    lists = [text for _, text in messages if text.startswith("Layers:\n")]
-    if len(lists) != 1:
-        raise RuntimeError(f"expected one list of layers in the builder's log, found {len(lists)}")
-    pattern = re.compile(
-        r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?)"
-        r", Outputs: (?P<outputs>.*?), TacticName: .*?(?:Metadata: (?P<nodes>.*))?$",
-        re.MULTILINE,
-    )
-    layers = []
-    for found in pattern.finditer(lists[0]):
-        layers.append(
-            {
-                "name": found["name"],
-                "kind": found["kind"],
-                "reads": sorted(set(re.findall(r"Datatype: (\w+)", found["inputs"]))),
-                "writes": sorted(set(re.findall(r"Datatype: (\w+)", found["outputs"]))),
-                "onnx_nodes": re.findall(r"\[ONNX Layer: ([^\]]*)\]", found["nodes"] or ""),
-            }
-        )
-    if not layers:
-        raise RuntimeError("the builder's list of layers is empty or has another form than this parser knows")
-    return layers
 
 
 def _strongly_typed(trt: ModuleType) -> int:
@@ -184,65 +215,3 @@ def _set_compute_capability(trt: ModuleType, config: Any, profile: DeviceProfile
         )
     config.num_compute_capabilities = 1
     config.set_compute_capability(capability, 0)
-
-
-def _log_for(trt: ModuleType) -> Any:
-    """A logger that keeps everything: errors for messages, the list of layers for the record. Prints only warnings."""
-
-    class Log(trt.ILogger):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.messages: list[tuple[int, str]] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            self.messages.append((int(severity), message))
-            if severity == trt.ILogger.WARNING:
-                logger.debug("%s", message)
-
-        def messages_from(self, severity: Any) -> list[str]:
-            return [text for level, text in self.messages if level <= int(severity)]
-
-    return Log()
-
-
-@contextmanager
-def _progress(trt: ModuleType, config: Any, title: str) -> Iterator[threading.Event]:
-    """A progress bar over the builder's phases; the event is set where Ctrl-C stopped the build.
-
-    The builder is C++: an exception in its callback would end the process, so Ctrl-C is taken as a flag here and the
-    builder is told to stop at its next step.
-    """
-    interrupted = threading.Event()
-    bar = tqdm(total=0, desc=f"build {title}", unit="step", leave=False)
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.whole: str | None = None  # the phase that holds all others; its steps are the bar's
-
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            if parent is None:
-                self.whole = phase
-                bar.reset(steps)
-            bar.set_postfix_str(phase)
-
-        def step_complete(self, phase: str, step: int) -> bool:
-            bar.update(phase == self.whole)
-            return not interrupted.is_set()
-
-        def phase_finish(self, phase: str) -> None:
-            bar.refresh()
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        interrupted.set()
-
-    config.progress_monitor = monitor = Monitor()
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGINT, stop) if in_main_thread else None
-    try:
-        yield interrupted
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, previous)
-        bar.close()
-        del monitor

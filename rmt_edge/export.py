@@ -13,15 +13,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from onnx import ModelProto
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rmt_edge.artifact import (
     ONNX,
+    PLUGIN_ONNX,
     QUANTIZED,
     Manifest,
     output_folder,
     parent_of,
+    plugin_form_path,
     read_manifest,
     write_manifest,
     written_whole,
@@ -30,6 +33,7 @@ from rmt_edge.graph import INT8_MAX, Ranges, int8_of, onnx_from_deployed, scale_
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT
 from rmt_edge.model.variants import VARIANTS
+from rmt_edge.plugin.onnx_form import plugin_form, plugin_nodes
 from rmt_edge.recipe import PRECISIONS
 from rmt_edge.retention.onnx_function import DOMAIN, OP_TYPE
 from rmt_edge.runtime import OnnxRunner
@@ -66,7 +70,24 @@ def export(quantized: Path, output: Path | None = None) -> Path:
         write_manifest(
             temporary, path, kind=ONNX, parents=parents, recipe=manifest.recipe, details=details, seconds=seconds
         )
+    write_plugin_form(path, onnx_model, manifest.recipe, details)
     logger.info("export: %s, %d nodes, in %.1f s", path.name, details["nodes"], seconds)
+    return path
+
+
+def write_plugin_form(onnx_path: Path, model: ModelProto, recipe: dict, details: dict) -> Path:
+    """Write the plugin form of an exported model beside it: what `build --retention plugin` reads."""
+    start = time.monotonic()
+    path = plugin_form_path(onnx_path)
+    made = plugin_form(model)
+    counts = {"nodes": len(made.graph.node), "plugin_nodes": plugin_nodes(made)}
+    with written_whole(path) as temporary:
+        onnx.save(made, temporary)
+        parents = [parent_of(onnx_path)]
+        seconds = time.monotonic() - start
+        write_manifest(
+            temporary, path, kind=PLUGIN_ONNX, parents=parents, recipe=recipe, details=details | counts, seconds=seconds
+        )
     return path
 
 

@@ -1,8 +1,10 @@
 """The deployment form as an ONNX graph, written node by node.
 
 Precision lives in the graph: FP16 or FP32 tensors, INT8 weights, Q/DQ around the quantised Linear layers (opset 19
-semantics). Each block's attention is one `rmt_edge::Retention` node with a function body (retention/onnx_function.py).
-Images and logits are float32 in every precision. Nodes carry the module's name: `stages.0.blocks.1.fc1`.
+semantics). Each block's attention is one `rmt_edge::Retention` node, each depthwise convolution with its residual one
+`rmt_edge::DepthwiseResidual…` node, both with function bodies of standard operators (retention/onnx_function.py,
+depthwise/onnx_function.py). Images and logits are float32 in every precision. Nodes carry the module's name:
+`stages.0.blocks.1.fc1`.
 
 Why not torch.onnx: its exporters fail on fake quantisers (dynamo) or are deprecated (TorchScript), keep INT8 weights in
 floating point with a Q node behind them, and number their nodes. The network has one shape; writing it down takes less
@@ -12,10 +14,12 @@ than mending their output, and every file is compared with PyTorch before it is 
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from rmt_edge import __version__
+from rmt_edge.depthwise.onnx_function import OP_TYPES, depthwise_function, depthwise_node
+from rmt_edge.depthwise.op import taps_from_conv_weight
 from rmt_edge.model.deploy import DeployedBlock, DeployedRMT
 from rmt_edge.retention.onnx_function import DOMAIN, DOMAIN_VERSION, retention_function, retention_node
 
@@ -64,6 +68,26 @@ class GraphWriter:
         """(b, c, h, w) -> (b, h, w, c)."""
         return self.node("Transpose", [x], f"{x}/nhwc", perm=[0, 2, 3, 1])
 
+    def depthwise_residual(self, x: str, name: str, conv: nn.Conv2d) -> str:
+        """x + conv(x) of an NHWC tensor as one node."""
+        self.nodes.append(depthwise_node([x, *self.taps(name, conv)], [name], name, conv.groups))
+        return name
+
+    def depthwise_residual_norm(
+        self, x: str, residual: str | None, name: str, conv: nn.Conv2d, norm: nn.LayerNorm
+    ) -> tuple[str, str]:
+        """y + conv(y) with y = x + residual, and its LayerNorm, as one node with two outputs."""
+        inputs = [x, *self.taps(name, conv)] + ([] if residual is None else [residual])
+        inputs += [self.floating(f"{name}.norm_weight", norm.weight), self.floating(f"{name}.norm_bias", norm.bias)]
+        outputs = [name, f"{name}/norm"]
+        self.nodes.append(depthwise_node(inputs, outputs, name, conv.groups, epsilon=norm.eps))
+        return outputs[0], outputs[1]
+
+    def taps(self, name: str, conv: nn.Conv2d) -> list[str]:
+        """Weight (k, k, c) and bias (c,) of a depthwise convolution."""
+        weight = taps_from_conv_weight(conv.weight)
+        return [self.floating(f"{name}.weight", weight), self.floating(f"{name}.bias", conv.bias)]
+
     def conv(self, x: str, name: str, conv: nn.Conv2d) -> str:
         """A convolution of an NCHW tensor."""
         inputs = [x, self.floating(f"{name}.weight", conv.weight), self.floating(f"{name}.bias", conv.bias)]
@@ -79,14 +103,21 @@ class GraphWriter:
         return self.node("LayerNormalization", inputs, name, axis=-1, epsilon=norm.eps)
 
     def linear(self, x: str, name: str, linear: nn.Linear) -> str:
-        """x·Wᵀ + bias over the last axis, in INT8 where the layer has ranges. W lies as (in, out)."""
+        """x·Wᵀ + bias over the last axis, in INT8 where the layer has ranges."""
+        return self.node("Add", [self.product(x, name, linear), self.bias(name, linear)], name)
+
+    def bias(self, name: str, linear: nn.Linear) -> str:
+        """A Linear layer's bias."""
+        return self.floating(f"{name}.bias", linear.bias)
+
+    def product(self, x: str, name: str, linear: nn.Linear) -> str:
+        """x·Wᵀ without the bias. W lies as (in, out)."""
         if f"{name}.weight_amax" in self.ranges:
             x = self.quantize_dequantize(x, name)
             weight = self.int8_weight(name, linear)
         else:
             weight = self.floating(f"{name}.weight", linear.weight.T)
-        product = self.node("MatMul", [x, weight], f"{name}/product")
-        return self.node("Add", [product, self.floating(f"{name}.bias", linear.bias)], name)
+        return self.node("MatMul", [x, weight], f"{name}/product")
 
     def quantize_dequantize(self, x: str, name: str) -> str:
         """Q/DQ of a Linear layer's input with one scale."""
@@ -134,8 +165,10 @@ def onnx_from_deployed(model: DeployedRMT, dtype: np.dtype, ranges: Ranges, meta
         prefix = f"stages.{index}"
         tables = [graph.floating(f"{prefix}.sin", stage.sin), graph.floating(f"{prefix}.cos", stage.cos)]
         decay = stage.decay.tolist()
+        residual = None
         for number, block in enumerate(stage.blocks):
-            x = _write_block(graph, x, f"{prefix}.blocks.{number}", block, tables, decay)
+            x, residual = _write_block(graph, x, residual, f"{prefix}.blocks.{number}", block, tables, decay)
+        x = graph.node("Add", [x, residual], f"{prefix}/sum")
         if stage.downsample is not None:
             x = graph.nhwc(graph.conv(graph.nchw(x), f"{prefix}.downsample", stage.downsample))
     logits = _write_head(graph, x, model)
@@ -154,7 +187,7 @@ def onnx_from_deployed(model: DeployedRMT, dtype: np.dtype, ranges: Ranges, meta
     onnx_model = helper.make_model(
         onnx_graph,
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
-        functions=[retention_function(OPSET)],
+        functions=_functions_of(graph.nodes),
         ir_version=IR_VERSION,
         producer_name="rmt-edge",
         producer_version=__version__,
@@ -164,12 +197,21 @@ def onnx_from_deployed(model: DeployedRMT, dtype: np.dtype, ranges: Ranges, meta
 
 
 def _write_block(
-    graph: GraphWriter, x: str, name: str, block: DeployedBlock, tables: list[str], decay: list[float]
-) -> str:
-    """DeployedBlock.forward as nodes."""
-    position = graph.nhwc(graph.conv(graph.nchw(x), f"{name}.pos", block.pos))
-    x = graph.node("Add", [x, position], f"{name}.pos/sum")
-    normed = graph.layer_norm(x, f"{name}.retention_layer_norm", block.retention_layer_norm)
+    graph: GraphWriter,
+    x: str,
+    residual: str | None,
+    name: str,
+    block: DeployedBlock,
+    tables: list[str],
+    decay: list[float],
+) -> tuple[str, str]:
+    """DeployedBlock.forward as nodes. The block's input is x + residual, and so is its output.
+
+    The sum is left to the op that reads it. fc2's bias is added to the residual, where an addition is under way anyway,
+    and not to the product, behind which TensorRT would need a kernel for it in INT8.
+    """
+    norm = block.retention_layer_norm
+    x, normed = graph.depthwise_residual_norm(x, residual, f"{name}.pos", block.pos, norm)
     qkv = graph.linear(normed, f"{name}.qkv", block.qkv)
     lepe = block.lepe
     inputs = [qkv, *tables]
@@ -180,11 +222,18 @@ def _write_block(
     )
     out = graph.linear(retained, f"{name}.out_proj", block.out_proj)
     x = graph.node("Add", [x, out], f"{name}.out_proj/sum")
+    residual = graph.node("Add", [x, graph.bias(f"{name}.fc2", block.fc2)], f"{name}.fc2/biased_residual")
     normed = graph.layer_norm(x, f"{name}.final_layer_norm", block.final_layer_norm)
     y = graph.node("Gelu", [graph.linear(normed, f"{name}.fc1", block.fc1)], f"{name}.fc1/gelu")
-    local = graph.nhwc(graph.conv(graph.nchw(y), f"{name}.dwconv", block.dwconv))
-    y = graph.node("Add", [y, local], f"{name}.dwconv/sum")
-    return graph.node("Add", [x, graph.linear(y, f"{name}.fc2", block.fc2)], f"{name}.fc2/sum")
+    y = graph.depthwise_residual(y, f"{name}.dwconv", block.dwconv)
+    return graph.product(y, f"{name}.fc2", block.fc2), residual
+
+
+def _functions_of(nodes: list[NodeProto]) -> list[FunctionProto]:
+    """The bodies of the op types of rmt_edge that the nodes use."""
+    used = {node.op_type for node in nodes if node.domain == DOMAIN}
+    bodies = [depthwise_function(op_type, OPSET) for op_type in OP_TYPES if op_type in used]
+    return [retention_function(OPSET), *bodies]
 
 
 def _write_head(graph: GraphWriter, x: str, model: DeployedRMT) -> str:

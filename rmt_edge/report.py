@@ -14,9 +14,11 @@ from rmt_edge import __version__
 from rmt_edge.artifact import (
     ENGINE,
     ONNX,
+    PLUGIN_ONNX,
     PREDICTIONS,
     QUANTIZED,
     Manifest,
+    plugin_form_path,
     read_manifest,
     write_json,
     written_whole,
@@ -63,11 +65,15 @@ def report(folder: Path) -> Path:
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
     """One row per ONNX file: what its chain of manifests says."""
-    for onnx_path in sorted(folder.glob("*.onnx")):
+    for onnx_path in sorted(set(folder.glob("*.onnx")) - set(folder.glob("*.plugin.onnx"))):
         onnx = read_manifest(onnx_path, ONNX)
         quantized = read_manifest(folder / onnx.parents[0]["name"], QUANTIZED)
         _check_parent(onnx, quantized)
-        engines = [_child(path, ENGINE, onnx) for path in sorted(folder.glob(f"{onnx_path.stem}.*.engine"))]
+        plugin_path = plugin_form_path(onnx_path)
+        plugin_form = _child(plugin_path, PLUGIN_ONNX, onnx)
+        engines = [read_manifest(path, ENGINE) for path in sorted(folder.glob(f"{onnx_path.stem}.*.engine"))]
+        for engine in engines:
+            _check_parent(engine, plugin_form if engine.details["retention"] == "plugin" else onnx)
         predictions_path = folder / f"{onnx_path.stem}.predictions.npz"
         predictions = _child(predictions_path, PREDICTIONS, onnx) if predictions_path.exists() else None
         yield {
@@ -87,12 +93,12 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
                 "validate": predictions.seconds if predictions else None,
             },
             "engines": [x.details["profile"] | {k: x.details[k] for k in _ENGINE_DETAILS} for x in engines],
-            "files": [_file(x) for x in (quantized, onnx, *engines, predictions) if x],
+            "files": [_file(x) for x in (quantized, onnx, plugin_form, *engines, predictions) if x],
             "versions": onnx.versions,
         }
 
 
-_ENGINE_DETAILS = ("retention", "layers", "layers_by_kind", "int8_gemms")
+_ENGINE_DETAILS = ("retention", "layers", "layers_by_kind", "plugin_layers", "int8_gemms")
 
 
 def _child(path: Path, kind: str, parent: Manifest) -> Manifest:
@@ -140,7 +146,8 @@ def markdown(content: dict[str, Any]) -> str:
         "",
         "## Engine layers by kind",
         "",
-        "As the builder names them: `gemm` matrix products, `correlation` convolutions, `kgen` fused kernels.",
+        "As the builder names them: `gemm` matrix products, `correlation` convolutions, `kgen` fused "
+        "kernels, `PLUGIN_V3` rmt-edge's own.",
         "",
         *_table(["", *(row["recipe_name"] for row in rows)], _kinds(rows)),
         "",
@@ -208,7 +215,9 @@ def _comparison(rows: list[dict[str, Any]]) -> list[list[str]]:
         ["engine file", *size(ENGINE)],
         ["ONNX nodes", *(str(row["nodes"]) for row in rows)],
         ["engine layers", *engine("layers")],
+        ["of them plugins", *engine("plugin_layers")],
         ["of them INT8 matrix products", *engine("int8_gemms")],
+        ["retention", *engine("retention")],
         ["engine for", *engine("device")],
         ["ONNX against PyTorch, relative error", *(f"{row['relative_error']:.1e}" for row in rows)],
         *(["time to " + step, *seconds(step)] for step in ("quantize", "export", "build", "validate")),

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from onnx.inliner import inline_local_functions
 
 from rmt_edge import export as export_module
 from rmt_edge.artifact import ONNX, manifest_path, read_manifest
@@ -25,15 +26,17 @@ from tests.golden import weights
 BLOCKS = sum(VARIANTS["rmt_nano"].depths)
 
 
-def count(path):
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
+def count(path, inlined=False):
+    model = onnx.load(path)
+    return Counter(node.op_type for node in (inline_local_functions(model) if inlined else model).graph.node)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_each_block_s_attention_is_one_node_with_a_body(onnx_files, precision):
     model = onnx.load(onnx_files[precision])
     assert count(onnx_files[precision])["Retention"] == BLOCKS
-    assert [(x.domain, x.name) for x in model.functions] == [("rmt_edge", "Retention")]
+    assert {x.domain for x in model.functions} == {"rmt_edge"}
+    assert {x.op_type for x in model.graph.node if x.domain} == {x.name for x in model.functions}
     opsets = {x.domain: x.version for x in model.opset_import}
     assert opsets[""] >= 19
     dims = model.graph.input[0].type.tensor_type.shape.dim
@@ -43,7 +46,7 @@ def test_each_block_s_attention_is_one_node_with_a_body(onnx_files, precision):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_layer_norm_is_one_node(onnx_files, precision):
-    ops = count(onnx_files[precision])
+    ops = count(onnx_files[precision], inlined=True)
     assert ops["LayerNormalization"] == 2 * BLOCKS
     assert not {"Pow", "Sqrt", "QuantizeLinear"} & set(ops)
 
@@ -56,13 +59,12 @@ def test_int8_has_one_q_dq_per_linear_and_int8_weights(onnx_files):
     assert ops["DequantizeLinear"] == 2 * linears
     stored = [x for x in model.graph.initializer if x.data_type == TensorProto.INT8 and x.dims]
     assert len(stored) == linears
-    by_output = {node.output[0]: node for node in model.graph.node}
+    by_output = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.name.endswith(("qkv/quantized", "fc1/quantized")):
-            assert by_output[node.input[0]].op_type == "LayerNormalization"
-        if node.op_type == "LayerNormalization":
-            consumers = [x.op_type for x in model.graph.node if node.output[0] in x.input]
-            assert consumers == ["QuantizeLinear"]
+            source = by_output[node.input[0]]
+            assert source.op_type == "LayerNormalization" or source.op_type.endswith("DepthwiseResidualNorm")
+            assert [x.op_type for x in model.graph.node if node.input[0] in x.input] == ["QuantizeLinear"]
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", np.float32), ("fp16", np.float16)])
@@ -98,6 +100,7 @@ def test_every_variant_exports(name, tmp_path):
 def test_rmt_s_in_fp16_has_under_700_nodes():
     graph = onnx_from_deployed(DeployedRMT("rmt_s", 1000, 224, 224), np.float16, {}, {}).graph
     assert len(graph.node) < 700
+    assert Counter(x.op_type for x in graph.node)["Retention"] == sum(VARIANTS["rmt_s"].depths)
 
 
 def test_the_manifest_records_the_counts_and_the_chain(onnx_files, quantized):

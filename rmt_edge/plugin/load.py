@@ -37,7 +37,7 @@ def library_path(folder: Path) -> Path:
         raise RmtEdgeError(
             f"No plugin library for {platform.machine()} in {folder}.",
             f"libraries there: {found}.",
-            "Build it with rmt-edge plugin build, or use --retention native.",
+            "Build it with `rmt-edge plugin build` (minutes), or build with --retention native.",
         )
     return path
 
