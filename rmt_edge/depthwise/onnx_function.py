@@ -1,0 +1,120 @@
+"""DepthwiseResidual as ONNX model-local functions: the bodies that its `rmt_edge` nodes carry.
+
+The same arithmetic as depthwise/op.py in standard operators, so that ONNX Runtime runs an exported file on any CPU and
+TensorRT can run it natively. Eight op names, one for each combination of three choices, read off the name:
+
+    [Add]DepthwiseResidual[Norm][Int8]     Add: a residual is added first; Norm: a LayerNorm follows, as a second
+                                           output; Int8: the last output is quantised
+
+One name with optional inputs would be smaller, and no runtime takes it (measured with ONNX Runtime 1.32 and the parser
+of TensorRT-RTX 1.7.1). Both check a body in whole before they fold an `If` on an attribute: the `Add` of an absent
+residual is an invalid node, branches of float and int8 are a type error. Overloads, made for this in ONNX IR version
+10, run in ONNX Runtime; the TensorRT parser looks functions up by name alone. In the plugin form of a model the bodies
+are gone; there the number of inputs (3, 4 with a residual, 5 with a norm, 6 with both) and output_scale say the same.
+
+Source of the operators: https://onnx.ai/onnx/operators/ ; of functions: the ONNX IR specification, "Functions".
+"""
+
+import itertools
+import math
+import textwrap
+from typing import Any
+
+import onnx
+from onnx import FunctionProto, NodeProto
+
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.retention.onnx_function import DOMAIN
+
+# The scale has the element type of x, as QuantizeLinear demands in opset 19.
+_QUANTIZE = """
+    scale_float = Constant <value_float: float = @output_scale> ()
+    scale = CastLike (scale_float, x)
+    zero_point = Constant <value = int8 {0}> ()
+    quantized = QuantizeLinear (LAST, scale, zero_point)
+"""
+
+_BODY = """
+<domain: "rmt_edge", opset_import: ["" : {opset}]>
+{op_type} <{attributes}> ({inputs}) => ({outputs})
+{{
+    y = {sum}
+    y_nchw = Transpose <perm = [0, 3, 1, 2]> (y)
+    tap_axis = Constant <value_ints = [3]> ()
+    taps = Unsqueeze (weight, tap_axis)
+    conv_weight = Transpose <perm = [2, 3, 0, 1]> (taps)
+    conv_nchw = Conv <auto_pad = "SAME_UPPER", group: int = @channels> (y_nchw, conv_weight, bias)
+    conv = Transpose <perm = [0, 2, 3, 1]> (conv_nchw)
+    out = Add (y, conv)
+    {norm}
+{quantize}
+}}
+"""
+_NORM = "norm = LayerNormalization <axis = -1, epsilon: float = @epsilon> (out, norm_weight, norm_bias)"
+
+
+def op_type_of(has_residual: bool, has_norm: bool, is_int8: bool) -> str:
+    """The op name of one combination, as `AddDepthwiseResidualNormInt8`."""
+    return "Add" * has_residual + "DepthwiseResidual" + "Norm" * has_norm + "Int8" * is_int8
+
+
+# op name -> (has_residual, has_norm, is_int8)
+OP_TYPES = {op_type_of(*choice): choice for choice in itertools.product((False, True), repeat=3)}
+
+
+def depthwise_function(op_type: str, opset: int) -> FunctionProto:
+    """The body of one of OP_TYPES in operators of that opset (19 or later)."""
+    if op_type not in OP_TYPES:
+        raise RmtEdgeError(f"{op_type} is no DepthwiseResidual op.", f"there are {', '.join(OP_TYPES)}.")
+    has_residual, has_norm, is_int8 = OP_TYPES[op_type]
+    inputs = ["x", "weight", "bias"] + ["residual"] * has_residual + ["norm_weight", "norm_bias"] * has_norm
+    outputs = ["out", "norm"] if has_norm else ["out"]
+    quantize = _QUANTIZE.replace("LAST", outputs[-1])
+    body = _BODY.format(
+        opset=opset,
+        op_type=op_type,
+        attributes=", ".join(["channels"] + ["epsilon"] * has_norm + ["output_scale"] * is_int8),
+        inputs=", ".join(inputs),
+        outputs=", ".join([*outputs[:-1], "quantized"] if is_int8 else outputs),
+        sum="Add (x, residual)" if has_residual else "Identity (x)",
+        norm=_NORM if has_norm else "",
+        quantize=quantize if is_int8 else "",
+    )
+    return onnx.parser.parse_function(textwrap.dedent(body))
+
+
+def depthwise_node(
+    inputs: list[str],
+    outputs: list[str],
+    name: str,
+    channels: int,
+    epsilon: float | None = None,
+    output_scale: float = 0.0,
+) -> NodeProto:
+    """One node of OP_TYPES, chosen by what is given.
+
+    inputs: the names of x (b, h, w, c), weight (k, k, c), bias (c,); then residual (b, h, w, c), if there is one; then,
+    with norm, norm_weight and norm_bias (c,). outputs: the names of out (b, h, w, c) and, with norm, norm (b, h, w, c).
+    channels: c again, because a function body can set its convolution's group from an attribute only. epsilon: the
+    LayerNorm's, or None for no norm. output_scale: 0, or the scale that makes the last output INT8; a DequantizeLinear
+    of the same scale is to follow.
+    """
+    has_norm, is_int8 = epsilon is not None, output_scale > 0
+    required = 3 + 2 * has_norm
+    if len(inputs) not in (required, required + 1) or len(outputs) != 1 + has_norm:
+        raise RmtEdgeError(
+            f"{name} has {len(inputs)} inputs and {len(outputs)} outputs.",
+            f"{'with' if has_norm else 'without'} a LayerNorm it takes {required}, or {required + 1} with a residual, "
+            f"and gives {1 + has_norm}.",
+        )
+    if not (math.isfinite(output_scale) and output_scale >= 0):
+        raise RmtEdgeError(f"{name} has the output_scale {output_scale}.", "0 means none, an INT8 scale is positive.")
+    if epsilon is not None and not (math.isfinite(epsilon) and epsilon > 0):
+        raise RmtEdgeError(f"{name} has the epsilon {epsilon}.", "a LayerNorm's epsilon is positive.")
+    attributes: dict[str, Any] = {"channels": channels}
+    if epsilon is not None:
+        attributes["epsilon"] = float(epsilon)
+    if is_int8:
+        attributes["output_scale"] = float(output_scale)
+    op_type = op_type_of(len(inputs) > required, has_norm, is_int8)
+    return onnx.helper.make_node(op_type, inputs, outputs, name, domain=DOMAIN, **attributes)
