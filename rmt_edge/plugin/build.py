@@ -1,6 +1,6 @@
 """Build the plugin library: Triton kernels compiled ahead of time for every GPU, in one C++ library per processor.
 
-Needs torch and triton, no GPU; the library needs neither. Source of the compile call: triton 3.6.0, triton/compiler and
+Needs torch, triton and onnx, no GPU; the library needs none of them. Source of the compile call: triton 3.6.0, triton/compiler and
 triton/backends/nvidia/compiler.py. A further op is one line of OPS, its C++ files in cpp/ and its creator in
 cpp/creators.cpp.
 
@@ -30,6 +30,8 @@ from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from rmt_edge.depthwise import aot as depthwise_aot
+from rmt_edge.depthwise.onnx_function import OP_TYPES as DEPTHWISE_OP_TYPES
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin import native
 from rmt_edge.plugin.load import PLUGIN_NAMESPACE, PLUGIN_VERSION, library_name
@@ -39,8 +41,11 @@ from rmt_edge.retention import kernels as retention_kernels
 
 LOG = logging.getLogger(__name__)
 
-# Op type -> its kernels. The name is that of the ONNX node and of the plugin.
-OPS = {"Retention": retention_kernels.aot_variants}
+# Op types -> their kernels. The names are those of the ONNX node and of the plugin.
+OPS = {
+    ("Retention",): retention_kernels.aot_variants,
+    tuple(DEPTHWISE_OP_TYPES): depthwise_aot.aot_variants,
+}
 
 # A100, A10 and RTX 30, Orin, L4 and RTX 40, H100, B200, Thor, RTX 50. SM 7.5 compiles too (--sm 75), but takes twice as
 # long per kernel as any other, so it is not built unless asked for.
@@ -49,7 +54,7 @@ KNOWN_SMS = (75, *DEFAULT_SMS)
 FIRST_EXACT_SM = 90  # from there on Triton compiles for sm_90a and its kind, which no other SM runs
 CUDA_13_SMS = (110,)  # Thor has this number since CUDA 13.0; the assembler in the triton wheel is 12.9
 HIDDEN_PARAMETERS = 2  # Triton's global and profile scratch pointers
-POINTER_ALIGNMENT = 16  # cpp/retentionLaunch.cpp checks it
+ALIGNMENT = 16  # of pointers and of what a variant names; the launchers in cpp/ check it
 WORKERS = 2
 
 
@@ -95,8 +100,8 @@ def compile_variant(variant: KernelVariant, sm: int, folder: Path, key: str, ass
         os.environ.pop("TRITON_PTXAS_BLACKWELL_PATH", None)
     triton.knobs.compilation.disable_line_info = True
     names = [name for name, _ in variant.signature]
-    pointers = [i for i, (_, kind) in enumerate(variant.signature) if kind.startswith("*")]
-    attributes = {(i,): [["tt.divisibility", POINTER_ALIGNMENT]] for i in pointers}
+    divisible = [name for name, kind in variant.signature if kind.startswith("*")] + list(variant.divisible_by_16)
+    attributes = {(names.index(name),): [["tt.divisibility", ALIGNMENT]] for name in divisible}
     constants = {(names.index(name),): value for name, value in variant.constexprs}
     source = ASTSource(_kernel_function(variant), dict(variant.signature), constants, attributes)
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
@@ -202,7 +207,7 @@ def build_libraries(
             LOG.info("%s is up to date.", library)
             continue
         info: dict[str, object] = {
-            "ops": list(OPS), "namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION,
+            "ops": [name for names in OPS for name in names], "namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION,
             "architecture": architecture, "cubin_sms": built_sms, "left_out_sms": left_out,
             "ptx_sms": sorted({x.sm for x in images if x.is_ptx}), "kernels": len(variants),
             "triton": triton.__version__, "tensorrt_headers": native.headers_version(header_folder), "hash": build_hash,

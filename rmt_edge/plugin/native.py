@@ -42,7 +42,7 @@ class KernelImage:
     is_exact: bool  # sm_90a and its kind: on that SM only
     shared_bytes: int
     threads_per_block: int
-    tile: tuple[int, int]
+    tile: tuple[int, ...]
     data: bytes
 
 

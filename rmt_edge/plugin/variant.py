@@ -8,13 +8,15 @@ class KernelVariant:
     """One kernel of the library: `name` is the key the C++ side asks for, unique over all ops.
 
     signature: parameter name to Triton type ("*fp16", "i32", "constexpr"); constexprs: the values of the latter; tile:
-    up to two sizes that the C++ launcher divides the work by, and num_warps its block size over 32.
+    up to three sizes that the C++ launcher divides the work by, and num_warps its block size over 32. divisible_by_16:
+    integer parameters that the launcher guarantees it of; pointers always are.
     """
 
     name: str
     kernel: str  # "module:attribute" of the jitted function, so that a variant crosses process borders
     signature: tuple[tuple[str, str], ...]
     constexprs: tuple[tuple[str, int], ...]
-    tile: tuple[int, int]
+    tile: tuple[int, ...]
     num_warps: int
     num_stages: int
+    divisible_by_16: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ namespace
 //! Triton appends a global and a profile scratch pointer; the build checks that both have size zero.
 constexpr int32_t kNB_HIDDEN_PARAMETERS = 2;
 constexpr int32_t kMAX_PARAMETERS = 32;
+constexpr int32_t kMAX_GRID_Y = 65535; // CUDA C++ Programming Guide, technical specifications
 constexpr int32_t kMINOR_PER_MAJOR = 10; // SM 8.7 is 87
 
 //! Context, its id (a new context may get the address of an old one), kernel name.
@@ -218,17 +219,18 @@ int32_t loadKernel(std::string const& name, LoadedKernel& kernel) noexcept
         });
 }
 
-int32_t launchKernel(LoadedKernel const& kernel, int64_t nbBlocks, void** parameters, int32_t nbParameters,
-    CUstream stream) noexcept
+int32_t launchKernel(LoadedKernel const& kernel, int64_t nbBlocks, int32_t nbBlocksY, void** parameters,
+    int32_t nbParameters, CUstream stream) noexcept
 {
     CudaDriver const* const driver = cudaDriver();
     if (driver == nullptr || kernel.function == nullptr || nbParameters + kNB_HIDDEN_PARAMETERS > kMAX_PARAMETERS)
     {
         return reportError("internal error: a kernel was launched before it was loaded.");
     }
-    if (nbBlocks < 1 || nbBlocks > std::numeric_limits<int32_t>::max())
+    if (nbBlocks < 1 || nbBlocks > std::numeric_limits<int32_t>::max() || nbBlocksY < 1 || nbBlocksY > kMAX_GRID_Y)
     {
-        return reportError("a launch of " + std::to_string(nbBlocks) + " blocks is out of range (1 to 2^31 - 1).");
+        return reportError("a launch of " + std::to_string(nbBlocks) + " by " + std::to_string(nbBlocksY)
+            + " blocks is out of range (1 to 2^31 - 1, 1 to 65535).");
     }
     std::array<void*, kMAX_PARAMETERS> all{};
     std::copy(parameters, parameters + nbParameters, all.begin());
@@ -238,9 +240,9 @@ int32_t launchKernel(LoadedKernel const& kernel, int64_t nbBlocks, void** parame
         all[static_cast<size_t>(nbParameters + i)] = &scratch;
     }
     EmbeddedKernel const& embedded = *kernel.embedded;
-    CUresult const result = driver->launchKernel(kernel.function, static_cast<unsigned int>(nbBlocks), 1U, 1U,
-        static_cast<unsigned int>(embedded.threadsPerBlock), 1U, 1U, static_cast<unsigned int>(embedded.sharedBytes),
-        stream, all.data(), nullptr);
+    CUresult const result = driver->launchKernel(kernel.function, static_cast<unsigned int>(nbBlocks),
+        static_cast<unsigned int>(nbBlocksY), 1U, static_cast<unsigned int>(embedded.threadsPerBlock), 1U, 1U,
+        static_cast<unsigned int>(embedded.sharedBytes), stream, all.data(), nullptr);
     if (result != CUDA_SUCCESS)
     {
         return reportError(cudaMessage(std::string{"cannot launch kernel "} + embedded.name, result));

@@ -24,7 +24,7 @@ struct EmbeddedKernel
     int32_t isExact;         //!< Runs on exactly that SM (sm_90a and later), not on later minor versions.
     int32_t sharedBytes;     //!< Dynamic shared memory of a block.
     int32_t threadsPerBlock; //!< 32 times Triton's num_warps.
-    int32_t tile[2];         //!< Sizes the op's launcher divides its work by.
+    int32_t tile[3];         //!< Sizes the op's launcher divides its work by; 0 where it has fewer.
 };
 
 extern "C"
@@ -55,11 +55,11 @@ EmbeddedKernel const* findAnyKernel(std::string const& name) noexcept;
 //! \return kSUCCESS, or kFAILURE after reporting: no driver, no context, or neither cubin nor PTX for its GPU.
 int32_t loadKernel(std::string const& name, LoadedKernel& kernel) noexcept;
 
-//! \brief Launch on the stream with a one-dimensional grid. No allocation, no synchronisation.
+//! \brief Launch nbBlocks by nbBlocksY blocks on the stream. No allocation, no synchronisation.
 //!
 //! \param parameters Pointers to the declared parameters, in order. Triton's two hidden ones are added here.
-int32_t launchKernel(LoadedKernel const& kernel, int64_t nbBlocks, void** parameters, int32_t nbParameters,
-    CUstream stream) noexcept;
+int32_t launchKernel(LoadedKernel const& kernel, int64_t nbBlocks, int32_t nbBlocksY, void** parameters,
+    int32_t nbParameters, CUstream stream) noexcept;
 
 } // namespace rmt_edge
 

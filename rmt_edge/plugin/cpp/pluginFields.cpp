@@ -79,10 +79,11 @@ int32_t PluginFields::integerOr(char const* name, int32_t absent) const
 
 float PluginFields::numberOr(char const* name, float absent) const
 {
-    if (find(name) == nullptr)
-    {
-        return absent;
-    }
+    return find(name) != nullptr ? number(name) : absent;
+}
+
+float PluginFields::number(char const* name) const
+{
     std::vector<float> const values = numbers(name);
     if (values.size() != 1)
     {

@@ -15,6 +15,13 @@
 namespace rmt_edge
 {
 
+//! The same for all ops.
+constexpr char const* kPLUGIN_VERSION = "1";
+constexpr char const* kPLUGIN_NAMESPACE = "rmt_edge";
+//! Serialised beside the node's attributes: the element type that the builder chose.
+constexpr char const* kELEMENT_TYPE_FIELD = "element_type";
+constexpr int32_t kUNKNOWN_TYPE = -1;
+
 //! An attribute the op cannot take; caught in createPlugin.
 class AttributeError : public std::runtime_error
 {
@@ -33,6 +40,9 @@ public:
 
     //! \throw AttributeError if the attribute is there and not one integer.
     int32_t integerOr(char const* name, int32_t absent) const;
+
+    //! \throw AttributeError if the attribute is missing or not one finite number.
+    float number(char const* name) const;
 
     //! \throw AttributeError if the attribute is there and not one finite number.
     float numberOr(char const* name, float absent) const;

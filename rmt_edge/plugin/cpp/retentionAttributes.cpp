@@ -91,12 +91,12 @@ char const* RetentionPluginCreator::getPluginName() const noexcept
 
 char const* RetentionPluginCreator::getPluginVersion() const noexcept
 {
-    return kRETENTION_VERSION;
+    return kPLUGIN_VERSION;
 }
 
 char const* RetentionPluginCreator::getPluginNamespace() const noexcept
 {
-    return kRETENTION_NAMESPACE;
+    return kPLUGIN_NAMESPACE;
 }
 
 } // namespace rmt_edge

@@ -15,11 +15,6 @@ namespace rmt_edge
 {
 
 constexpr char const* kRETENTION_NAME = "Retention";
-constexpr char const* kRETENTION_VERSION = "1";
-constexpr char const* kRETENTION_NAMESPACE = "rmt_edge";
-//! Serialised beside the node's attributes: the element type that the builder chose.
-constexpr char const* kELEMENT_TYPE_FIELD = "element_type";
-constexpr int32_t kUNKNOWN_TYPE = -1;
 
 //! The node's attributes, checked.
 struct RetentionAttributes

@@ -1,31 +1,20 @@
 /*!
  * \file
- * C entry points of librmt_edge: the retention kernels without TensorRT, for ctypes or any other caller.
- *
- * All of them return 0 for success and another number for failure; rmt_edge_last_error() then says what was wrong. The
- * caller has made a CUDA context current. Pointers are device pointers unless said otherwise, 16-byte aligned.
+ * C entry points of Retention: its kernels without TensorRT. What holds for all entry points is in libraryApi.h.
  */
 
 #ifndef RMT_EDGE_RETENTION_KERNEL_H
 #define RMT_EDGE_RETENTION_KERNEL_H
 
+#include "libraryApi.h"
+
 #include <stddef.h>
 #include <stdint.h>
-
-#if defined(__GNUC__)
-#define RMT_EDGE_API __attribute__((visibility("default")))
-#else
-#define RMT_EDGE_API
-#endif
 
 #ifdef __cplusplus
 extern "C"
 {
 #endif
-
-/*! Element types of qkv, the tables, the LePE parameters and a float output. */
-#define RMT_EDGE_FLOAT32 0
-#define RMT_EDGE_FLOAT16 1
 
 /*!
  * \brief Load the kernels of one configuration into the current context. rmt_retention_launch does it at its first call;
@@ -58,12 +47,6 @@ RMT_EDGE_API int32_t rmt_retention_launch(void const* qkv, void const* sine, voi
     void const* lepeBias, void const* decay, void* out, void* workspace, int32_t batch, int32_t height, int32_t width,
     int32_t nbHeads, int32_t headDim, int32_t isDecomposed, int32_t elementType, float outputScale, int32_t tactic,
     void* stream);
-
-/*! \return JSON text about this library: ops, SMs, PTX, versions, hash of its sources. Static storage. */
-RMT_EDGE_API char const* rmt_edge_library_info(void);
-
-/*! \return What went wrong last in this thread, empty if nothing did; forgotten by the call, valid until the next. */
-RMT_EDGE_API char const* rmt_edge_last_error(void);
 
 #ifdef __cplusplus
 }

@@ -125,7 +125,7 @@ int32_t launchPass(Pass pass, LoadedKernel const& kernel, RetentionSizes sizes, 
     int32_t const tileQueries = kernel.embedded->tile[0];
     int64_t const nbTiles = (lineLength(pass, sizes) + tileQueries - 1) / tileQueries;
     int64_t const nbBlocks = nbTiles * sizes.batch * sizes.nbHeads * linesOf(pass, sizes);
-    return launchKernel(kernel, nbBlocks, parameters, kNB_PARAMETERS, stream);
+    return launchKernel(kernel, nbBlocks, 1, parameters, kNB_PARAMETERS, stream);
 }
 
 } // namespace
@@ -281,16 +281,6 @@ extern "C"
         }
         return rmt_edge::launchRetention(config, tactics, tactic, {batch, height, width, nbHeads},
             {qkv, sine, cosine, lepeWeight, lepeBias, decay, out, workspace}, outputScale, static_cast<CUstream>(stream));
-    }
-
-    char const* rmt_edge_library_info(void)
-    {
-        return rmt_edge::kLIBRARY_INFO;
-    }
-
-    char const* rmt_edge_last_error(void)
-    {
-        return rmt_edge::takeLastError();
     }
 
 } // extern "C"

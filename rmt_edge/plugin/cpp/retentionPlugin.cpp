@@ -2,6 +2,7 @@
 
 #include "cudaDriver.h"
 #include "diagnostics.h"
+#include "pluginTensors.h"
 #include "retentionKernel.h"
 
 #include <algorithm>
@@ -19,17 +20,6 @@ constexpr int32_t kQKV_RANK = 4; // (b, h, w, 3c)
 constexpr int32_t kNB_PACKED = 3;
 constexpr int32_t kLEPE_SIZE = 5; // LEPE_SIZE of retention/kernels.py
 
-bool isLinear(PluginTensorDesc const& desc)
-{
-    return desc.format == TensorFormat::kLINEAR;
-}
-
-//! Zero while a dynamic size is unknown (-1), which no check then refuses.
-bool differs(int64_t given, int64_t wanted)
-{
-    return given >= 0 && wanted >= 0 && given != wanted;
-}
-
 int32_t checkCount(char const* what, int32_t given, int32_t wanted)
 {
     if (given == wanted)
@@ -38,11 +28,6 @@ int32_t checkCount(char const* what, int32_t given, int32_t wanted)
     }
     return reportError(std::string{"Retention: "} + std::to_string(given) + " " + what + " were given, "
         + std::to_string(wanted) + " expected. Note: inputs are qkv, sin, cos, lepe_weight, lepe_bias; the output is one.");
-}
-
-int32_t size32(int64_t size)
-{
-    return static_cast<int32_t>(size);
 }
 
 } // namespace
@@ -118,12 +103,12 @@ char const* RetentionPlugin::getPluginName() const noexcept
 
 char const* RetentionPlugin::getPluginVersion() const noexcept
 {
-    return kRETENTION_VERSION;
+    return kPLUGIN_VERSION;
 }
 
 char const* RetentionPlugin::getPluginNamespace() const noexcept
 {
-    return kRETENTION_NAMESPACE;
+    return kPLUGIN_NAMESPACE;
 }
 
 int32_t RetentionPlugin::takeType(DataType type)
