@@ -43,7 +43,8 @@ BACKENDS = {
 RETENTIONS = ("plugin", "native", "auto")
 DEFAULT_RETENTION = "plugin"
 LIBRARIES = Path("build/plugin")
-PLUGIN_KIND = "PLUGIN_V3"  # LayerType of a plugin in the builder's list
+# LayerType of a plugin in the builder's list: TensorRT-RTX 1.7 (seen), TensorRT (by its documentation of layer types).
+PLUGIN_KINDS = ("custom_layer", "PluginV3", "PLUGIN_V3")
 MAX_ERRORS = 10  # lines of the builder's errors in a message
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def build(
             "plugin_library": library,
             "layers": len(layers),
             "layers_by_kind": counts,
-            "plugin_layers": counts.get(PLUGIN_KIND, 0),
+            "plugin_layers": sum(counts.get(kind, 0) for kind in PLUGIN_KINDS),
             "int8_gemms": sum(layer["kind"] == "gemm" and "Int8" in layer["reads"] for layer in layers),
         }
         parents = [parent_of(source, manifest)]
@@ -129,7 +130,7 @@ def plugin_engine(
         if reason := take_last_error(path):
             raise RmtEdgeError(f"{error}\nThe plugin library says: {reason}") from error
         raise
-    found = sum(layer["kind"] == PLUGIN_KIND for layer in layers)
+    found = sum(layer["kind"] in PLUGIN_KINDS for layer in layers)
     if found != nodes:
         raise RmtEdgeError(
             f"{source.name} has {nodes} nodes for plugins, but its engine has {found} plugin layers.",

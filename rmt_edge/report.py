@@ -147,7 +147,7 @@ def markdown(content: dict[str, Any]) -> str:
         "## Engine layers by kind",
         "",
         "As the builder names them: `gemm` matrix products, `correlation` convolutions, `kgen` fused "
-        "kernels, `PLUGIN_V3` rmt-edge's own.",
+        "kernels, `custom_layer` rmt-edge's plugins.",
         "",
         *_table(["", *(row["recipe_name"] for row in rows)], _kinds(rows)),
         "",
