@@ -21,6 +21,7 @@ from rmt_edge import __version__
 from rmt_edge.depthwise.onnx_function import OP_TYPES, depthwise_function, depthwise_node
 from rmt_edge.depthwise.op import taps_from_conv_weight
 from rmt_edge.model.deploy import DeployedBlock, DeployedRMT
+from rmt_edge.model.rmt import stage_grid
 from rmt_edge.retention.onnx_function import DOMAIN, DOMAIN_VERSION, retention_function, retention_node
 
 OPSET = 20  # the first with Gelu as one operator; FP16 scales of Q/DQ need 19
@@ -102,22 +103,29 @@ class GraphWriter:
         inputs = [x, self.floating(f"{name}.weight", norm.weight), self.floating(f"{name}.bias", norm.bias)]
         return self.node("LayerNormalization", inputs, name, axis=-1, epsilon=norm.eps)
 
-    def linear(self, x: str, name: str, linear: nn.Linear) -> str:
-        """x·Wᵀ + bias over the last axis, in INT8 where the layer has ranges."""
-        return self.node("Add", [self.product(x, name, linear), self.bias(name, linear)], name)
+    def linear(self, x: str, name: str, linear: nn.Linear, grid: tuple[int, int] | None, has_bias: bool = True) -> str:
+        """x·Wᵀ + bias over the last axis, in INT8 where the layer has ranges. W lies as (in, out).
 
-    def bias(self, name: str, linear: nn.Linear) -> str:
-        """A Linear layer's bias."""
-        return self.floating(f"{name}.bias", linear.bias)
-
-    def product(self, x: str, name: str, linear: nn.Linear) -> str:
-        """x·Wᵀ without the bias. W lies as (in, out)."""
+        grid: (h, w) of x (b, h, w, in), or None where x is (b, in). The product is a Gemm of two axes: of four,
+        TensorRT-RTX 1.7 gives the bias a kernel of its own instead of the product's epilogue (bench/engine_layers.py).
+        """
         if f"{name}.weight_amax" in self.ranges:
             x = self.quantize_dequantize(x, name)
             weight = self.int8_weight(name, linear)
         else:
             weight = self.floating(f"{name}.weight", linear.weight.T)
-        return self.node("MatMul", [x, weight], f"{name}/product")
+        bias = [self.bias(name, linear)] if has_bias else []
+        if grid is None:
+            return self.node("Gemm", [x, weight, *bias], name)
+        rows = self.constant(f"rows/{linear.in_features}", np.array([-1, linear.in_features], np.int64))
+        tokens = np.array([-1, *grid, linear.out_features], np.int64)
+        x = self.node("Reshape", [x, rows], f"{name}/rows")
+        product = self.node("Gemm", [x, weight, *bias], f"{name}/product")
+        return self.node("Reshape", [product, self.constant(f"tokens/{'x'.join(map(str, tokens[1:]))}", tokens)], name)
+
+    def bias(self, name: str, linear: nn.Linear) -> str:
+        """A Linear layer's bias."""
+        return self.floating(f"{name}.bias", linear.bias)
 
     def quantize_dequantize(self, x: str, name: str) -> str:
         """Q/DQ of a Linear layer's input with one scale."""
@@ -165,9 +173,10 @@ def onnx_from_deployed(model: DeployedRMT, dtype: np.dtype, ranges: Ranges, meta
         prefix = f"stages.{index}"
         tables = [graph.floating(f"{prefix}.sin", stage.sin), graph.floating(f"{prefix}.cos", stage.cos)]
         decay = stage.decay.tolist()
+        grid = stage_grid(index, model.height, model.width)
         residual = None
         for number, block in enumerate(stage.blocks):
-            x, residual = _write_block(graph, x, residual, f"{prefix}.blocks.{number}", block, tables, decay)
+            x, residual = _write_block(graph, x, residual, f"{prefix}.blocks.{number}", block, grid, tables, decay)
         x = graph.node("Add", [x, residual], f"{prefix}/sum")
         if stage.downsample is not None:
             x = graph.nhwc(graph.conv(graph.nchw(x), f"{prefix}.downsample", stage.downsample))
@@ -202,6 +211,7 @@ def _write_block(
     residual: str | None,
     name: str,
     block: DeployedBlock,
+    grid: tuple[int, int],
     tables: list[str],
     decay: list[float],
 ) -> tuple[str, str]:
@@ -212,7 +222,7 @@ def _write_block(
     """
     norm = block.retention_layer_norm
     x, normed = graph.depthwise_residual_norm(x, residual, f"{name}.pos", block.pos, norm)
-    qkv = graph.linear(normed, f"{name}.qkv", block.qkv)
+    qkv = graph.linear(normed, f"{name}.qkv", block.qkv, grid)
     lepe = block.lepe
     inputs = [qkv, *tables]
     inputs += [graph.floating(f"{name}.lepe.weight", lepe.weight), graph.floating(f"{name}.lepe.bias", lepe.bias)]
@@ -220,13 +230,13 @@ def _write_block(
     graph.nodes.append(
         retention_node(inputs, retained, retained, block.num_heads, decay, block.decomposed, lepe.weight.shape[0])
     )
-    out = graph.linear(retained, f"{name}.out_proj", block.out_proj)
+    out = graph.linear(retained, f"{name}.out_proj", block.out_proj, grid)
     x = graph.node("Add", [x, out], f"{name}.out_proj/sum")
     residual = graph.node("Add", [x, graph.bias(f"{name}.fc2", block.fc2)], f"{name}.fc2/biased_residual")
     normed = graph.layer_norm(x, f"{name}.final_layer_norm", block.final_layer_norm)
-    y = graph.node("Gelu", [graph.linear(normed, f"{name}.fc1", block.fc1)], f"{name}.fc1/gelu")
+    y = graph.node("Gelu", [graph.linear(normed, f"{name}.fc1", block.fc1, grid)], f"{name}.fc1/gelu")
     y = graph.depthwise_residual(y, f"{name}.dwconv", block.dwconv)
-    return graph.product(y, f"{name}.fc2", block.fc2), residual
+    return graph.linear(y, f"{name}.fc2", block.fc2, grid, has_bias=False), residual
 
 
 def _functions_of(nodes: list[NodeProto]) -> list[FunctionProto]:
@@ -239,13 +249,14 @@ def _functions_of(nodes: list[NodeProto]) -> list[FunctionProto]:
 def _write_head(graph: GraphWriter, x: str, model: DeployedRMT) -> str:
     """From the last tokens (b, h, w, c) to the logits (b, num_classes), in the graph's type."""
     axes = graph.constant("token_axes", np.array([1, 2], np.int64))
-    hidden = graph.linear(x, "proj", model.proj)
+    grid = stage_grid(3, model.height, model.width)
+    hidden = graph.linear(x, "proj", model.proj, grid)
     hidden = graph.node("Mul", [hidden, graph.node("Sigmoid", [hidden], "proj/sigmoid")], "proj/silu")
     pooled = graph.node("ReduceMean", [hidden, axes], "proj/mean", keepdims=0)
-    logits = graph.linear(pooled, "head", model.head)
+    logits = graph.linear(pooled, "head", model.head, None)
     if model.aux_head is None:
         return logits
-    per_token = graph.linear(x, "aux_head", model.aux_head)
+    per_token = graph.linear(x, "aux_head", model.aux_head, grid)
     largest = graph.node("ReduceMax", [per_token, axes], "aux_head/max", keepdims=0)
     half = graph.constant("aux_head/half", np.array(0.5, graph.dtype))
     return graph.node("Add", [logits, graph.node("Mul", [largest, half], "aux_head/scaled")], "head/sum")

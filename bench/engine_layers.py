@@ -1,0 +1,75 @@
+"""Count the layers of an engine, from the builder's own list.
+
+    python bench/engine_layers.py --variant rmt_s --precision fp16 --retention plugin [--record bench/results/X.json]
+
+The variant at 224x224 with random weights (layers do not depend on them) through quantise, export and build, on the CPU.
+Plugin retention needs the library of `rmt-edge plugin build`. The last line of output is one JSON object: `layers`, all
+that the builder lists; `plugin_layers`, those that are plugins, of which `retention_layers` are attention; `by_kind`.
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from record import header
+
+from rmt_edge.artifact import ENGINE, read_manifest, write_json
+from rmt_edge.engine import PLUGIN_KINDS, RETENTIONS, build
+from rmt_edge.export import export
+from rmt_edge.model import create_model
+from rmt_edge.model.variants import VARIANTS
+from rmt_edge.quantize import quantize
+from rmt_edge.recipe import PRECISIONS, load_profile, load_recipe
+
+IMAGES = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", choices=VARIANTS, default="rmt_s")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
+    parser.add_argument("--retention", choices=RETENTIONS, default="plugin")
+    parser.add_argument("--device", default="rtx-30", help="a profile of engines/")
+    parser.add_argument("--libraries", type=Path, help="folder of the plugin libraries (build/plugin)")
+    parser.add_argument("--record", type=Path, help="also write the JSON object to this file")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save(create_model(args.variant).state_dict(), folder / "model.pth")
+        pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 224, 224, 3), dtype=np.uint8)
+        np.savez(folder / "images.npz", images=pixels)
+        recipe = load_recipe(args.precision)
+        if args.precision == "int8":
+            recipe = replace(recipe, images=IMAGES, batch=4)
+        onnx = export(quantize(folder / "model.pth", recipe, folder, folder / "images.npz"))
+        engine = build(onnx, load_profile(args.device), retention=args.retention, libraries=args.libraries)
+        details = read_manifest(engine, ENGINE).details
+        layers = json.loads(engine.with_name(f"{engine.name}.layers.json").read_text())["layers"]
+        size = engine.stat().st_size
+    plugins = [layer["name"] for layer in layers if layer["kind"] in PLUGIN_KINDS]
+    record = header("engine_layers") | {
+        "variant": args.variant,
+        "precision": args.precision,
+        "retention": details["retention"],
+        "device": details["profile"]["device"],
+        "compute_capability": details["profile"]["compute_capability"],
+        "blocks": sum(VARIANTS[args.variant].depths),
+        "layers": details["layers"],
+        "plugin_layers": len(plugins),
+        "retention_layers": sum("retention" in name for name in plugins),
+        "int8_gemms": details["int8_gemms"],
+        "by_kind": details["layers_by_kind"],
+        "engine_mb": round(size / 1e6, 1),
+    }
+    if args.record:
+        write_json(args.record, record)
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
