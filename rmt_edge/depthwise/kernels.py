@@ -12,8 +12,6 @@ State: right on a CPU under TRITON_INTERPRET=1 (tests/test_depthwise.py); compil
 Never run on a GPU, nor timed: the tiles were chosen from the generated code (registers, spills, width of loads).
 """
 
-# ruff: noqa: N803 (compile-time arguments are upper case, as Triton writes them)
-
 import math
 from dataclasses import dataclass
 
