@@ -216,7 +216,7 @@ def test_engine_of_one_depthwise_node_has_exactly_the_plugin_layer(library, tmp_
 
 
 BAD_DEPTHWISE_NODES = {
-    "channels": (dict(changes=dict(channels=32)), r"x is \(\?, 14, 14, 64\), not \(\?, \?, \?, 32\)"),
+    "channels": (dict(changes=dict(channels=32)), r"x is \(8, 14, 14, 64\), not \(\?, \?, \?, 32\)"),
     "no channels": (dict(changes=dict(channels=None)), "attribute channels is missing"),
     "odd channels": (dict(c=40), "40 channels are unsupported; supported: multiples of 16"),
     "wide norm": (dict(c=1040), "1040 channels are too many for a LayerNorm"),
