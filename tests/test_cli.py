@@ -51,16 +51,18 @@ def test_the_steps_one_by_one(capsys, checkpoint, images, recipe, tmp_path):
 
 @pytest.mark.trt
 @needs_rtx
-def test_deploy_does_all_of_it_and_names_every_file(capsys, caplog, checkpoint, images, recipe, tmp_path):
+def test_deploy_does_all_of_it_and_names_every_file(
+    capsys, caplog, checkpoint, images, recipe, library_folder, tmp_path
+):
     out = tmp_path / "out"
     status, paths, errors = call(
         capsys, "deploy", checkpoint, "--calibration", images, "--data", images, "--output", out,
-        "--recipes", "fp16", recipe, "--max-drop", 100,
+        "--recipes", "fp16", recipe, "--max-drop", 100, "--libraries", library_folder,
     )  # fmt: skip
     assert status == 0, errors
     assert [x.rpartition("/")[2] for x in paths] == [
-        "nano.fp16.safetensors", "nano.fp16.onnx", "nano.fp16.rtx-30.engine", "nano.fp16.predictions.npz",
-        "nano.tiny.safetensors", "nano.tiny.onnx", "nano.tiny.rtx-30.engine", "nano.tiny.predictions.npz",
+        "nano.fp16.safetensors", "nano.fp16.onnx", "nano.fp16.rtx-30.plugin.engine", "nano.fp16.predictions.npz",
+        "nano.tiny.safetensors", "nano.tiny.onnx", "nano.tiny.rtx-30.plugin.engine", "nano.tiny.predictions.npz",
         "report.json", "report.md",
     ]  # fmt: skip
     assert re.search(r"deploy: done in \d+ s", caplog.text)
@@ -79,7 +81,9 @@ def test_a_drop_above_max_drop_exits_1_and_says_so(capsys, onnx_files, checkpoin
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["deploy", "nowhere.pth", "--data", "x"], "no checkpoint at nowhere.pth"),
+        (["deploy", "nowhere.pth", "--data", "x", "--retention", "native"], "no checkpoint at nowhere.pth"),
+        (["deploy", "nowhere.pth", "--data", "x"], "rmt-edge plugin build"),
+        (["build", "x.onnx", "--retention", "fast"], "--retention is 'fast'"),
         (["export", "nowhere"], "no file nowhere"),
         (["build", "x.onnx", "--device", "abacus"], "no device profile abacus"),
         (["quantize", "x", "--recipe", "int9"], "no recipe int9"),
@@ -96,16 +100,9 @@ def test_a_user_s_error_is_a_message_without_traceback(capsys, arguments, messag
 def test_deploy_refuses_early_what_would_fail_late(capsys, checkpoint, images, tmp_path):
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 40, 48), np.uint8), labels=np.array([0, 10]))
     status, _, errors = call(
-        capsys,
-        "deploy",
-        checkpoint,
-        "--data",
-        tmp_path / "a.npz",
-        "--calibration",
-        images,
-        "--output",
-        tmp_path / "out",
-    )
+        capsys, "deploy", checkpoint, "--data", tmp_path / "a.npz", "--calibration", images,
+        "--output", tmp_path / "out", "--retention", "native",
+    )  # fmt: skip
     assert status == 1 and "The classifier has 10 classes" in errors
     assert not (tmp_path / "out").exists()
 

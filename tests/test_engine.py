@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import signal
@@ -15,8 +16,9 @@ import pytest
 from onnx import helper
 
 from rmt_edge import engine
-from rmt_edge.artifact import ENGINE, manifest_path, read_manifest
-from rmt_edge.engine import build, engine_from_onnx, layers_in, load_backend
+from rmt_edge.artifact import ENGINE, manifest_path, plugin_form_path, read_manifest
+from rmt_edge.builder_log import layers_in
+from rmt_edge.engine import build, choose_retention, engine_from_onnx, load_backend
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.recipe import DeviceProfile, load_profile
@@ -29,7 +31,18 @@ needs_rtx = pytest.mark.skipif(not has_rtx, reason="tensorrt-rtx-cu13-bindings i
 @pytest.fixture(scope="module")
 def built(onnx_files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
-    return {name: build(onnx_files[name], load_profile("rtx-30"), folder) for name in ("fp16", "int8")}
+    return {
+        name: build(onnx_files[name], load_profile("rtx-30"), folder, retention="native") for name in ("fp16", "int8")
+    }
+
+
+@pytest.fixture(scope="module")
+def built_with_plugins(onnx_files, tmp_path_factory, library_folder):
+    folder = tmp_path_factory.mktemp("engines")
+    return {
+        name: build(onnx_files[name], load_profile("rtx-30"), folder, libraries=library_folder)
+        for name in ("fp16", "int8")
+    }
 
 
 @pytest.mark.trt
@@ -59,12 +72,56 @@ def test_the_recipe_s_layers_run_in_int8(built):
 
 @pytest.mark.trt
 @needs_rtx
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_plugins_are_the_default_and_leave_little_beside_them(built_with_plugins, precision):
+    path = built_with_plugins[precision]
+    manifest = read_manifest(path, ENGINE)
+    layers = json.loads(path.with_name(f"{path.name}.layers.json").read_text())["layers"]
+    plugins = [x for x in layers if x["kind"] in engine.PLUGIN_KINDS]
+    # Retention, the position encoding and the feed-forward's convolution of each block.
+    assert len(plugins) == manifest.details["plugin_layers"] == 3 * BLOCKS
+    assert sum("retention" in x["name"] for x in plugins) == BLOCKS
+    assert not [x for x in layers if "mha" in x["name"]]
+    assert manifest.details["retention"] == "plugin" and manifest.parents[0]["name"].endswith(".plugin.onnx")
+    assert len(manifest.details["plugin_library"]["sha256"]) == 64
+    # 8 layers a block in FP16, 11 in INT8, and at most 20 for the stem, the downsamplings and the head.
+    assert len(layers) <= {"fp16": 8, "int8": 11}[precision] * BLOCKS + 20
+    writes_int8 = [x for x in plugins if "Int8" in x["writes"]]
+    assert len(writes_int8) == (3 * BLOCKS if precision == "int8" else 0)
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_an_engine_with_too_few_plugin_layers_is_refused(onnx_files, library_folder, monkeypatch):
+    monkeypatch.setattr(engine, "PLUGIN_KINDS", ())
+    with pytest.raises(RmtEdgeError, match=r"18 nodes for plugins, but its engine has 0 plugin layers"):
+        engine.plugin_engine(plugin_form_path(onnx_files["fp16"]), load_profile("rtx-30"), 18, library_folder)
+
+
+def test_a_missing_plugin_library_says_how_to_build_it(onnx_files, tmp_path):
+    with pytest.raises(RmtEdgeError, match=r"No plugin library for[\s\S]*rmt-edge plugin build[\s\S]*native"):
+        build(onnx_files["fp16"], load_profile("rtx-30"), tmp_path, libraries=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_retention_is_plugin_by_default_and_auto_explains_itself(caplog):
+    assert choose_retention(None) == "plugin"
+    assert choose_retention("native") == "native"
+    with caplog.at_level(logging.INFO):
+        assert choose_retention("auto") == "plugin"
+    assert "unmeasured" in caplog.text
+    with pytest.raises(RmtEdgeError, match=r"--retention is 'fast'[\s\S]*plugin, native, auto"):
+        choose_retention("fast")
+
+
+@pytest.mark.trt
+@needs_rtx
 def test_a_changed_onnx_file_is_refused(onnx_files, tmp_path):
     path = Path(shutil.copy(onnx_files["fp16"], tmp_path))
     shutil.copy(manifest_path(onnx_files["fp16"]), tmp_path)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(RmtEdgeError, match="is not the file its manifest describes"):
-        build(path, load_profile("rtx-30"))
+        build(path, load_profile("rtx-30"), retention="native")
 
 
 @pytest.mark.trt
@@ -128,6 +185,7 @@ def test_the_builder_s_list_is_parsed():
 @needs_rtx
 def test_ctrl_c_stops_a_build_and_leaves_nothing(onnx_files, tmp_path):
     command = [sys.executable, "-m", "rmt_edge.cli", "build", str(onnx_files["fp16"]), "--output", str(tmp_path)]
+    command += ["--retention", "native"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     started = process.stderr.read(len("build"))  # the first word of the progress bar
     assert "build" in started + process.stderr.read(10)

@@ -6,10 +6,12 @@ set to interpret kernels. The full build is `rmt-edge plugin build`.
 
 import ctypes
 import json
+import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,27 +19,56 @@ import numpy as np
 import onnx
 import pytest
 
+from rmt_edge.depthwise.onnx_function import OP_TYPES, depthwise_node
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin import load, native
 from rmt_edge.retention.onnx_function import retention_function, retention_node
 
 REPOSITORY = Path(__file__).parents[1]
-SM = 86  # as conftest.py builds it
+SM = 86
 # JetPack 6 is Ubuntu 22.04: glibc 2.35, libstdc++ of GCC 12.
 NEWEST_VERSIONS = {"GLIBC": (2, 35), "GLIBCXX": (3, 4, 30), "CXXABI": (1, 3, 13), "GCC": (12, 0)}
 EXPORTS = {
-    "getCreators", "setLoggerFinder", "rmt_edge_last_error", "rmt_edge_library_info", "rmt_retention_launch",
-    "rmt_retention_load", "rmt_retention_workspace_bytes",
+    "getCreators", "setLoggerFinder", "rmt_edge_last_error", "rmt_edge_library_info",
+    "rmt_retention_launch", "rmt_retention_load", "rmt_retention_workspace_bytes",
+    "rmt_depthwise_residual_launch", "rmt_depthwise_residual_load",
 }  # fmt: skip
+OPS = ["Retention", *OP_TYPES]
 COMPILED_ARCHITECTURES = [
     pytest.param(x, marks=pytest.mark.skipif(not shutil.which(compiler), reason=f"no {compiler}"))
     for x, compiler in (("x86_64", "g++"), ("aarch64", "aarch64-linux-gnu-g++"))
 ]
 
 
+def run_python(*arguments, **environment):
+    """A Python of its own, without what this process has set for its kernels."""
+    clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
+    clean["PYTHONPATH"] = str(REPOSITORY)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=clean, cwd=REPOSITORY)
+
+
+@pytest.fixture(scope="session")
+def library_folder():
+    """The libraries for one SM. Kept between sessions under build/, rebuilt by build.py if a source changed."""
+    folder = REPOSITORY / "build" / "test-plugin"
+    architectures = [x.values[0] for x in COMPILED_ARCHITECTURES if not x.marks[0].args[0]]
+    arch = [x for name in architectures for x in ("--arch", name)]
+    result = run_python("-m", "rmt_edge.plugin.build", "--sm", str(SM), *arch, "--output", str(folder))
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
 @pytest.fixture(scope="session")
 def library(library_folder):
     return load.library_path(library_folder)
+
+
+def change_attributes(node, changes):
+    """changes: attributes to replace, or to drop if None."""
+    kept = [x for x in node.attribute if x.name not in changes]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in changes.items() if v is not None)
 
 
 def one_node_model(d=32, decomposed=1, dtype=np.float16, changes=None):
@@ -51,12 +82,7 @@ def one_node_model(d=32, decomposed=1, dtype=np.float16, changes=None):
     }  # fmt: skip
     decay = [-0.3 / (i + 1) for i in range(num_heads)]
     node = retention_node(["qkv", *weights], "out", "retention", num_heads, decay, bool(decomposed), c)
-    kept = [x for x in node.attribute if x.name not in changes]
-    del node.attribute[:]
-    node.attribute.extend(kept)
-    for name, value in changes.items():
-        if value is not None:
-            node.attribute.append(onnx.helper.make_attribute(name, value))
+    change_attributes(node, changes)
     element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     info = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
@@ -104,7 +130,8 @@ if parser.parse(Path(sys.argv[1]).read_bytes()):
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     profile = builder.create_optimization_profile()
     shape = list(network.get_input(0).shape)[1:]
-    profile.set_shape("qkv", [1, *shape], [8, *shape], [8, *shape])
+    for i in range(network.num_inputs):
+        profile.set_shape(network.get_input(i).name, [1, *shape], [8, *shape], [8, *shape])
     config.add_optimization_profile(profile)
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)
@@ -115,28 +142,23 @@ print(json.dumps({"engine_bytes": engine.nbytes if engine else 0, "layers": laye
 """
 
 
-@pytest.fixture
-def build_engine(library, tmp_path, run_python):
-    """A function that builds a model in a process of its own, which may die of it; returns what that printed."""
+def build_engine(model, library, tmp_path):
+    """Build in a process of its own, so that one that dies is seen. Returns what it printed."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="no tensorrt-rtx-cu13-bindings")
-
-    def build(model):
-        del model.functions[:]  # whatever the TensorRT version, no body: the parser takes the plugin or fails
-        path = tmp_path / "model.onnx"
-        onnx.save(model, path)
-        result = run_python("-c", BUILD_ENGINE, str(path), str(library), XDG_CACHE_HOME=str(tmp_path))
-        assert result.returncode == 0, f"the process ended with {result.returncode}: {result.stderr}"
-        return json.loads(result.stdout.splitlines()[-1]) | {"stderr": result.stderr}
-
-    return build
+    del model.functions[:]  # whatever the TensorRT version, no body: the parser takes the plugin or fails
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    result = run_python("-c", BUILD_ENGINE, str(path), str(library), XDG_CACHE_HOME=str(tmp_path))
+    assert result.returncode == 0, f"the process ended with {result.returncode}: {result.stderr}"
+    return json.loads(result.stdout.splitlines()[-1]) | {"stderr": result.stderr}
 
 
 @pytest.mark.trt
 @pytest.mark.parametrize("decomposed", [1, 0], ids=["decomposed", "whole"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32], ids=["fp16", "fp32"])
 @pytest.mark.parametrize("d", [16, 32])
-def test_engine_of_one_node_has_exactly_the_plugin_layer(build_engine, decomposed, dtype, d):
-    built = build_engine(one_node_model(d=d, decomposed=decomposed, dtype=dtype))
+def test_engine_of_one_node_has_exactly_the_plugin_layer(library, tmp_path, decomposed, dtype, d):
+    built = build_engine(one_node_model(d=d, decomposed=decomposed, dtype=dtype), library, tmp_path)
     assert built["plugin_layers"] == 1
     assert built["engine_bytes"] > 0
     working = [x for x in built["layers"] if "LayerType: shape_call" not in x]
@@ -144,11 +166,95 @@ def test_engine_of_one_node_has_exactly_the_plugin_layer(build_engine, decompose
 
 
 @pytest.mark.trt
-def test_engine_with_int8_output_passes_int8_on(build_engine):
-    built = build_engine(quantize_output(one_node_model(), 0.05))
+def test_engine_with_int8_output_passes_int8_on(library, tmp_path):
+    built = build_engine(quantize_output(one_node_model(), 0.05), library, tmp_path)
     assert built["plugin_layers"] == 1
     (plugin,) = (x for x in built["layers"] if "LayerType: custom_layer" in x)
     assert "Datatype: Int8" in plugin.split("Outputs: ")[1]
+
+
+def depthwise_model(op_type, dtype=np.float16, c=64, k=3, changes=None):
+    """x and the residual -> one DepthwiseResidual node on a 14 x 14 grid -> out and norm, dequantised if INT8."""
+    has_residual, has_norm, is_int8 = OP_TYPES[op_type]
+    grid, generator = 14, np.random.default_rng(0)
+    shapes = {"weight": (k, k, c), "bias": (c,)} | ({"norm_weight": (c,), "norm_bias": (c,)} if has_norm else {})
+    weights = {name: generator.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    images = ["x", "residual"] if has_residual else ["x"]
+    names = ["x", "weight", "bias", *images[1:], *list(shapes)[2:]]
+    outputs = ["out", "norm"] if has_norm else ["out"]
+    made = [*outputs[:-1], "quantized"] if is_int8 else outputs
+    epsilon, scale = 1e-6 if has_norm else None, 0.05 if is_int8 else 0.0
+    nodes = [depthwise_node(names, made, "depthwise", c, epsilon, scale)]
+    assert nodes[0].op_type == op_type
+    change_attributes(nodes[0], changes or {})
+    if is_int8:
+        weights["scale"] = dtype(scale)
+        nodes.append(onnx.helper.make_node("DequantizeLinear", ["quantized", "scale"], outputs[-1:]))
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    infos = {x: onnx.helper.make_tensor_value_info(x, element, ["b", grid, grid, c]) for x in [*images, *outputs]}
+    graph = onnx.helper.make_graph(
+        nodes, "depthwise", [infos[x] for x in images], [infos[x] for x in outputs],
+        [onnx.numpy_helper.from_array(x, name) for name, x in weights.items()],
+    )  # fmt: skip
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("rmt_edge", 1)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+DEPTHWISE_CASES = [(op_type, np.float16, 64) for op_type in OP_TYPES]
+DEPTHWISE_CASES += [("DepthwiseResidual", np.float16, 1920), ("AddDepthwiseResidualNormInt8", np.float16, 640)]
+DEPTHWISE_CASES += [("DepthwiseResidualInt8", np.float32, 80), ("AddDepthwiseResidualNorm", np.float32, 80)]
+
+
+@pytest.mark.trt
+@pytest.mark.parametrize("op_type, dtype, c", DEPTHWISE_CASES)
+def test_engine_of_one_depthwise_node_has_exactly_the_plugin_layer(library, tmp_path, op_type, dtype, c):
+    built = build_engine(depthwise_model(op_type, dtype, c), library, tmp_path)
+    assert built["plugin_layers"] == 1, built
+    assert built["engine_bytes"] > 0, built
+    (plugin,) = (x for x in built["layers"] if "LayerType: custom_layer" in x)
+    assert plugin.split("Outputs: ")[1].count("Datatype: Int8") == OP_TYPES[op_type][2]
+
+
+BAD_DEPTHWISE_NODES = {
+    "channels": (dict(changes=dict(channels=32)), r"x is \(8, 14, 14, 64\), not \(\?, \?, \?, 32\)"),
+    "no channels": (dict(changes=dict(channels=None)), "attribute channels is missing"),
+    "odd channels": (dict(c=40), "40 channels are unsupported; supported: multiples of 16"),
+    "wide norm": (dict(c=1040), "1040 channels are too many for a LayerNorm"),
+    "kernel size": (dict(k=5), r"weight is \(5, 5, 64\); the kernels are compiled for a 3 x 3 convolution"),
+    "no epsilon": (dict(changes=dict(epsilon=None)), "attribute epsilon is missing"),
+    "epsilon": (dict(changes=dict(epsilon=0.0)), r"epsilon is 0\.0*; it must be positive"),
+    "integer epsilon": (dict(changes=dict(epsilon=1)), "attribute epsilon must be float32"),
+    "no scale": (dict(changes=dict(output_scale=None)), "attribute output_scale is missing"),
+    "scale": (dict(changes=dict(output_scale=-0.5)), r"output_scale is -0\.50*; it must be positive"),
+    "small scale": (dict(changes=dict(output_scale=1e-9)), "output_scale is 0 or infinite in float16"),
+}
+
+
+@pytest.mark.trt
+@pytest.mark.parametrize("arguments, message", BAD_DEPTHWISE_NODES.values(), ids=BAD_DEPTHWISE_NODES)
+def test_wrong_depthwise_node_is_refused_with_a_message(library, tmp_path, arguments, message):
+    built = build_engine(depthwise_model("AddDepthwiseResidualNormInt8", **arguments), library, tmp_path)
+    assert built["engine_bytes"] == 0
+    assert re.search(message, built["error"]), built["error"]
+    assert "rmt_edge: error: AddDepthwiseResidualNormInt8" in built["stderr"]
+
+
+@pytest.mark.trt
+def test_missing_depthwise_input_is_refused_with_a_message(library, tmp_path):
+    model = depthwise_model("AddDepthwiseResidualNorm")
+    del model.graph.node[0].input[5]
+    built = build_engine(model, library, tmp_path)
+    assert built["engine_bytes"] == 0
+    assert "5 inputs and 2 outputs were given, 6 and 2 expected" in built["error"]
+
+
+@pytest.mark.trt
+def test_depthwise_inputs_of_two_types_are_refused_with_a_message(library, tmp_path):
+    model = depthwise_model("DepthwiseResidual")
+    model.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.zeros(64, np.float32), "bias"))
+    built = build_engine(model, library, tmp_path)
+    assert built["engine_bytes"] == 0
+    assert "bias has data type 0, x has 1" in built["error"]
 
 
 BAD_NODES = {
@@ -167,43 +273,43 @@ BAD_NODES = {
 
 @pytest.mark.trt
 @pytest.mark.parametrize("change, message", BAD_NODES.values(), ids=BAD_NODES)
-def test_wrong_attribute_is_refused_with_a_message(build_engine, change, message):
+def test_wrong_attribute_is_refused_with_a_message(library, tmp_path, change, message):
     d = change.get("d", 32)
     model = one_node_model(d, changes={k: v for k, v in change.items() if k != "d"})
-    built = build_engine(model)
+    built = build_engine(model, library, tmp_path)
     assert built["engine_bytes"] == 0
     assert re.search(message, built["error"]), built["error"]
     assert "rmt_edge: error: Retention" in built["stderr"]
 
 
 @pytest.mark.trt
-def test_missing_input_is_refused_with_a_message(build_engine):
+def test_missing_input_is_refused_with_a_message(library, tmp_path):
     model = one_node_model()
     del model.graph.node[0].input[4]
-    built = build_engine(model)
+    built = build_engine(model, library, tmp_path)
     assert built["engine_bytes"] == 0
     assert "4 inputs were given, 5 expected" in built["error"]
 
 
 @pytest.mark.trt
-def test_tables_of_another_grid_are_refused_with_a_message(build_engine):
+def test_tables_of_another_grid_are_refused_with_a_message(library, tmp_path):
     model = one_node_model()
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.zeros((5, 32), np.float16), "sin"))
-    built = build_engine(model)
+    built = build_engine(model, library, tmp_path)
     assert built["engine_bytes"] == 0
     assert "sin and cos must be (196, 32)" in built["error"]
 
 
 @pytest.mark.trt
-def test_inputs_of_two_types_are_refused_with_a_message(build_engine):
+def test_inputs_of_two_types_are_refused_with_a_message(library, tmp_path):
     model = one_node_model()
     model.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.zeros((196, 32), np.float32), "cos"))
-    built = build_engine(model)
+    built = build_engine(model, library, tmp_path)
     assert built["engine_bytes"] == 0
     assert "input 2 has data type 0, qkv has 1" in built["error"]
 
 
-def test_library_loads_without_torch_and_triton_and_says_what_it_holds(library, run_python):
+def test_library_loads_without_torch_and_triton_and_says_what_it_holds(library):
     code = (
         "import json, sys; from pathlib import Path; from rmt_edge.plugin.load import library_info; "
         "info = library_info(Path(sys.argv[1])); "
@@ -212,7 +318,7 @@ def test_library_loads_without_torch_and_triton_and_says_what_it_holds(library, 
     result = run_python("-c", code, str(library))
     assert result.returncode == 0, result.stderr
     info = json.loads(result.stdout)
-    assert info["ops"] == ["Retention"]
+    assert info["ops"] == OPS
     assert info["cubin_sms"] == [SM] and info["ptx_sms"] == [SM]
     assert info["architecture"] == platform.machine()
     sidecar = json.loads(Path(f"{library}.json").read_text())
@@ -279,10 +385,11 @@ def test_library_for_jetson_lists_its_creators_and_gpus_under_qemu(library_folde
     command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(host), str(library)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
-    creator, refused, info = result.stdout.splitlines()
-    assert creator == "Retention 1 rmt_edge"
-    assert refused == "1"
-    assert "attribute num_heads is missing" in result.stderr
+    *creators, info = result.stdout.splitlines()
+    assert creators[::2] == [f"{op} 1 rmt_edge" for op in OPS]
+    assert set(creators[1::2]) == {"1"}, "made a plugin without attributes"
+    assert "Retention node 'bad': attribute num_heads is missing" in result.stderr
+    assert "AddDepthwiseResidualNormInt8 node 'bad': attribute channels is missing" in result.stderr
     assert json.loads(info)["cubin_sms"] == [SM]
     assert json.loads(info)["architecture"] == "aarch64"
 
@@ -304,7 +411,30 @@ def test_c_entry_points_say_what_is_wrong(library):
         assert "no CUDA driver" in load.take_last_error(library)
 
 
-def test_up_to_date_library_is_not_built_again(library_folder, library, run_python):
+def test_depthwise_entry_points_say_what_is_wrong(library):
+    opened = load.open_library(library)
+    load.take_last_error(library)
+
+    def launch(has_norm=0, c=64, element_type=1, epsilon=1e-6, scale=0.0):
+        pointers = [ctypes.c_void_p(16 if x else 0) for x in (1, 1, 1, 0, has_norm, has_norm, 1, has_norm)]
+        sizes = [ctypes.c_int32(x) for x in (1, 7, 7, c, element_type)]
+        numbers = [ctypes.c_float(epsilon), ctypes.c_float(scale), ctypes.c_int32(0), ctypes.c_void_p()]
+        assert opened.rmt_depthwise_residual_launch(*pointers, *sizes, *numbers) != 0
+        return load.take_last_error(library)
+
+    assert launch(c=40) == "DepthwiseResidual: 40 channels are unsupported; supported: multiples of 16."
+    assert "DepthwiseResidualNormInt8: 2048 channels are too many" in launch(has_norm=1, c=2048, scale=0.1)
+    assert "element type 2 is unknown" in launch(element_type=2)
+    assert "epsilon must be positive" in launch(has_norm=1, epsilon=0.0)
+    assert "output_scale must be positive" in launch(scale=-1.0)
+    assert "0 or infinite in float16" in launch(scale=1e-9)
+    assert opened.rmt_depthwise_residual_load(0, 1, 0, 1040, 1) != 0
+    assert "1040 channels are too many for a LayerNorm" in load.take_last_error(library)
+    if not Path("/dev/nvidiactl").exists():
+        assert "no CUDA driver" in launch()
+
+
+def test_up_to_date_library_is_not_built_again(library_folder, library):
     before = library.stat().st_mtime_ns
     arguments = ["--sm", str(SM), "--arch", platform.machine(), "--output", str(library_folder)]
     result = run_python("-m", "rmt_edge.plugin.build", *arguments)
@@ -314,14 +444,14 @@ def test_up_to_date_library_is_not_built_again(library_folder, library, run_pyth
     assert library.stat().st_mtime_ns == before
 
 
-def test_unknown_gpu_generation_is_refused(tmp_path, run_python):
+def test_unknown_gpu_generation_is_refused(tmp_path):
     result = run_python("-m", "rmt_edge.plugin.build", "--sm", "61", "--output", str(tmp_path))
     assert result.returncode == 1
     assert "SM 61 is not known" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_build_under_the_interpreter_is_refused(tmp_path, run_python):
+def test_build_under_the_interpreter_is_refused(tmp_path):
     result = run_python("-m", "rmt_edge.plugin.build", "--output", str(tmp_path), TRITON_INTERPRET="1")
     assert result.returncode == 1
     assert "TRITON_INTERPRET is set" in result.stderr

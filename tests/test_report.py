@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from rmt_edge.artifact import manifest_path
+from rmt_edge.artifact import manifest_path, plugin_form_path
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.export import export
 from rmt_edge.report import report
@@ -19,6 +19,10 @@ def folder(quantized, onnx_files, checkpoint, images, tmp_path):
         if ".fp32." not in path.name:
             shutil.copy(path, tmp_path)
             shutil.copy(manifest_path(path), tmp_path)
+    for path in onnx_files.values():
+        if ".fp32." not in path.name:
+            shutil.copy(plugin_form_path(path), tmp_path)
+            shutil.copy(manifest_path(plugin_form_path(path)), tmp_path)
     for name in ("fp16", "int8"):
         validate(tmp_path / onnx_files[name].name, checkpoint, images, max_drop=100)
     return tmp_path

@@ -1,8 +1,8 @@
 """Build the plugin library: Triton kernels compiled ahead of time for every GPU, in one C++ library per processor.
 
-Needs torch, triton and onnx, no GPU; the library needs none of them. Source of the compile call: triton 3.6.0, triton/compiler and
-triton/backends/nvidia/compiler.py. A further op is one line of OPS, its C++ files in cpp/ and its creator in
-cpp/creators.cpp.
+Needs torch, triton and onnx, no GPU; the library needs none of them. Source of the compile call: triton 3.6.0,
+triton/compiler and triton/backends/nvidia/compiler.py. A further op is one line of OPS, its C++ files in cpp/ and its
+creators in cpp/creators.cpp.
 
     python -m rmt_edge.plugin.build                              everything, into build/plugin
     python -m rmt_edge.plugin.build --sm 87 --arch aarch64       for an Orin alone
@@ -28,6 +28,7 @@ from pathlib import Path
 import triton
 from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from rmt_edge.depthwise import aot as depthwise_aot
@@ -53,6 +54,8 @@ DEFAULT_SMS = (80, 86, 87, 89, 90, 100, 110, 120)
 KNOWN_SMS = (75, *DEFAULT_SMS)
 FIRST_EXACT_SM = 90  # from there on Triton compiles for sm_90a and its kind, which no other SM runs
 CUDA_13_SMS = (110,)  # Thor has this number since CUDA 13.0; the assembler in the triton wheel is 12.9
+# For these Triton writes the same PTX but for the line .target: it is made once and assembled for each (half the time).
+ONE_PTX_SMS = (80, 86, 87, 89)
 HIDDEN_PARAMETERS = 2  # Triton's global and profile scratch pointers
 ALIGNMENT = 16  # of pointers and of what a variant names; the launchers in cpp/ check it
 WORKERS = 2
@@ -92,9 +95,20 @@ def _check_parameters(variant: KernelVariant, ptx: str, symbol: str) -> None:
     assert found == declared + HIDDEN_PARAMETERS, (variant.name, found, declared)
 
 
-def compile_variant(variant: KernelVariant, sm: int, folder: Path, key: str, assembler: Path | None) -> None:
-    """Compile one kernel for one SM into folder/key.{cubin,ptx,json}."""
-    if sm in CUDA_13_SMS:
+def _assemble(ptx: str, sm: int) -> bytes:
+    """The cubin of PTX, with the options that triton 3.6.0 gives ptxas (backends/nvidia/compiler.py, make_cubin)."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, cubin = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(ptx)
+        options = ["-lineinfo", "-suppress-debug-info", "-v", f"--gpu-name=sm_{sm}", "-o", str(cubin)]
+        subprocess.run([get_ptxas(sm).path, *options, str(source)], check=True, capture_output=True)
+        return cubin.read_bytes()
+
+
+def compile_variant(variant: KernelVariant, keys: dict[int, str], folder: Path, assembler: Path | None) -> None:
+    """Compile one kernel for SMs that share their PTX, into folder/key.{cubin,ptx,json}. keys: by SM."""
+    first = next(iter(keys))
+    if first in CUDA_13_SMS:
         os.environ["TRITON_PTXAS_BLACKWELL_PATH"] = str(assembler)
     else:
         os.environ.pop("TRITON_PTXAS_BLACKWELL_PATH", None)
@@ -105,14 +119,17 @@ def compile_variant(variant: KernelVariant, sm: int, folder: Path, key: str, ass
     constants = {(names.index(name),): value for name, value in variant.constexprs}
     source = ASTSource(_kernel_function(variant), dict(variant.signature), constants, attributes)
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+    compiled = triton.compile(source, target=GPUTarget("cuda", first, 32), options=options)
     metadata = compiled.metadata
     assert metadata.global_scratch_size == 0 and metadata.profile_scratch_size == 0, variant.name
     _check_parameters(variant, compiled.asm["ptx"], metadata.name)
-    (folder / f"{key}.cubin").write_bytes(compiled.asm["cubin"])
-    (folder / f"{key}.ptx").write_text(compiled.asm["ptx"])
     facts = {"symbol": metadata.name, "shared_bytes": metadata.shared, "threads_per_block": 32 * metadata.num_warps}
-    (folder / f"{key}.json").write_text(json.dumps(facts))  # last: its presence says that the others are whole
+    for sm, key in keys.items():
+        ptx = compiled.asm["ptx"].replace(f".target sm_{first}\n", f".target sm_{sm}\n")
+        cubin = compiled.asm["cubin"] if sm == first else _assemble(ptx, sm)
+        (folder / f"{key}.cubin").write_bytes(cubin)
+        (folder / f"{key}.ptx").write_text(ptx)
+        (folder / f"{key}.json").write_text(json.dumps(facts))  # last: its presence says that the others are whole
 
 
 def compile_kernels(variants: list[KernelVariant], sms: list[int], cache: Path) -> tuple[list[KernelImage], str]:
@@ -121,12 +138,21 @@ def compile_kernels(variants: list[KernelVariant], sms: list[int], cache: Path) 
     folder = cache / "kernels"
     folder.mkdir(parents=True, exist_ok=True)
     keys = {(variant, sm): _image_key(variant, sm, assembler) for sm in sms for variant in variants}
-    missing = [(pair, key) for pair, key in keys.items() if not (folder / f"{key}.json").exists()]
+    missing: dict[
+        tuple[KernelVariant, int], dict[int, str]
+    ] = {}  # by variant and, of the SMs that share PTX, the first
+    for (variant, sm), key in keys.items():
+        if not (folder / f"{key}.json").exists():
+            family = ONE_PTX_SMS[0] if sm in ONE_PTX_SMS else sm
+            missing.setdefault((variant, family), {})[sm] = key
     with tempfile.TemporaryDirectory() as triton_cache:
         # Spawned, so that each worker reads its own environment; Triton keeps its own cache files in a folder of ours.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(WORKERS, context, _start_worker, (triton_cache,)) as pool:
-            jobs = [pool.submit(compile_variant, *pair, folder, key, assembler) for pair, key in missing]
+            jobs = [
+                pool.submit(compile_variant, variant, of_sms, folder, assembler)
+                for (variant, _), of_sms in missing.items()
+            ]
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="kernels", unit="kernel", disable=not jobs):
                 job.result()
     portable = [sm for sm in sms if sm < FIRST_EXACT_SM]
@@ -207,7 +233,8 @@ def build_libraries(
             LOG.info("%s is up to date.", library)
             continue
         info: dict[str, object] = {
-            "ops": [name for names in OPS for name in names], "namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION,
+            "ops": [op for op_types in OPS for op in op_types],
+            "namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION,
             "architecture": architecture, "cubin_sms": built_sms, "left_out_sms": left_out,
             "ptx_sms": sorted({x.sm for x in images if x.is_ptx}), "kernels": len(variants),
             "triton": triton.__version__, "tensorrt_headers": native.headers_version(header_folder), "hash": build_hash,

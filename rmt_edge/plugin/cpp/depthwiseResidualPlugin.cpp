@@ -1,5 +1,6 @@
 #include "depthwiseResidualPlugin.h"
 
+#include "depthwiseResidualInputs.h"
 #include "depthwiseResidualKernel.h"
 #include "diagnostics.h"
 #include "pluginTensors.h"
@@ -11,67 +12,6 @@ using namespace nvinfer1;
 
 namespace rmt_edge
 {
-namespace
-{
-
-constexpr int32_t kX = 0; // input indices; the later ones depend on the form
-constexpr int32_t kWEIGHT = 1;
-constexpr int32_t kBIAS = 2;
-constexpr int32_t kRESIDUAL = 3;
-constexpr int32_t kRANK = 4; // (b, h, w, c)
-
-int32_t nbInputsOf(DepthwiseResidualForm const& form)
-{
-    return 3 + (form.hasResidual ? 1 : 0) + (form.hasNorm ? 2 : 0);
-}
-
-int32_t nbOutputsOf(DepthwiseResidualForm const& form)
-{
-    return form.hasNorm ? 2 : 1;
-}
-
-//! norm_weight, and behind it norm_bias.
-int32_t normWeightOf(DepthwiseResidualForm const& form)
-{
-    return form.hasResidual ? kRESIDUAL + 1 : kRESIDUAL;
-}
-
-std::string inputNames(DepthwiseResidualForm const& form)
-{
-    return std::string{"x, weight, bias"} + (form.hasResidual ? ", residual" : "")
-        + (form.hasNorm ? ", norm_weight, norm_bias" : "");
-}
-
-char const* inputName(DepthwiseResidualForm const& form, int32_t input)
-{
-    char const* const first[] = {"x", "weight", "bias"};
-    if (input < kRESIDUAL)
-    {
-        return first[input];
-    }
-    if (form.hasResidual && input == kRESIDUAL)
-    {
-        return "residual";
-    }
-    return input == normWeightOf(form) ? "norm_weight" : "norm_bias";
-}
-
-std::string dimsText(std::vector<int64_t> const& sizes)
-{
-    std::string text;
-    for (int64_t const size : sizes)
-    {
-        text += (text.empty() ? "" : ", ") + (size < 0 ? std::string{"?"} : std::to_string(size));
-    }
-    return "(" + text + ")";
-}
-
-std::string kernelSizeMessage(std::vector<int64_t> const& weight)
-{
-    return "weight is " + dimsText(weight) + "; the kernels are compiled for a 3 x 3 convolution, (3, 3, channels).";
-}
-
-} // namespace
 
 DepthwiseResidualPlugin::DepthwiseResidualPlugin(DepthwiseResidualAttributes const& attributes, int32_t elementType)
     : mAttributes{attributes}
@@ -84,9 +24,31 @@ DepthwiseResidualConfig DepthwiseResidualPlugin::config() const noexcept
     return {mAttributes.form, mAttributes.channels, mElementType};
 }
 
-int32_t DepthwiseResidualPlugin::refuse(std::string const& message) const
+int32_t DepthwiseResidualPlugin::check(std::string const& problem) const
 {
-    return reportError(std::string{mAttributes.form.name} + ": " + message);
+    return problem.empty() ? kSUCCESS : reportError(std::string{mAttributes.form.name} + ": " + problem);
+}
+
+int32_t DepthwiseResidualPlugin::takeType(DataType type)
+{
+    if (type != DataType::kFLOAT && type != DataType::kHALF)
+    {
+        return check("x must be float32 or float16, not data type " + std::to_string(static_cast<int32_t>(type)) + ".");
+    }
+    mElementType = type == DataType::kHALF ? RMT_EDGE_FLOAT16 : RMT_EDGE_FLOAT32;
+    return mAttributes.form.isInt8 ? check(depthwiseResidualScaleProblem(mElementType, mAttributes.outputScale))
+                                   : kSUCCESS;
+}
+
+int32_t DepthwiseResidualPlugin::takeShapes(std::vector<Dims> const& inputs)
+{
+    if (check(inputShapesProblem(mAttributes.form, mAttributes.channels, inputs)) != kSUCCESS)
+    {
+        return kFAILURE;
+    }
+    Dims const& x = inputs[kX];
+    mSizes = {size32(x.d[0]), size32(x.d[1]), size32(x.d[2])};
+    return check(depthwiseResidualSizesProblem(mSizes, mAttributes.channels));
 }
 
 IPluginCapability* DepthwiseResidualPlugin::getCapabilityInterface(PluginCapabilityType type) noexcept
@@ -128,89 +90,14 @@ char const* DepthwiseResidualPlugin::getPluginNamespace() const noexcept
     return kPLUGIN_NAMESPACE;
 }
 
-int32_t DepthwiseResidualPlugin::checkCounts(int32_t nbInputs, int32_t nbOutputs) const
-{
-    DepthwiseResidualForm const& form = mAttributes.form;
-    if (nbInputs == nbInputsOf(form) && nbOutputs == nbOutputsOf(form))
-    {
-        return kSUCCESS;
-    }
-    return refuse(std::to_string(nbInputs) + " inputs and " + std::to_string(nbOutputs) + " outputs were given, "
-        + std::to_string(nbInputsOf(form)) + " and " + std::to_string(nbOutputsOf(form)) + " expected. Note: inputs are "
-        + inputNames(form) + "; outputs are out" + (form.hasNorm ? ", norm." : "."));
-}
-
-int32_t DepthwiseResidualPlugin::takeType(DataType type)
-{
-    if (type != DataType::kFLOAT && type != DataType::kHALF)
-    {
-        return refuse("x must be float32 or float16, not data type " + std::to_string(static_cast<int32_t>(type)) + ".");
-    }
-    mElementType = type == DataType::kHALF ? RMT_EDGE_FLOAT16 : RMT_EDGE_FLOAT32;
-    std::string const problem = mAttributes.form.isInt8
-        ? depthwiseResidualScaleProblem(mElementType, mAttributes.outputScale)
-        : std::string{};
-    return problem.empty() ? kSUCCESS : refuse(problem);
-}
-
-int32_t DepthwiseResidualPlugin::checkShape(int32_t input, Dims const& given, std::vector<int64_t> const& wanted) const
-{
-    bool isWanted = given.nbDims == static_cast<int32_t>(wanted.size());
-    for (int32_t i = 0; isWanted && i < given.nbDims; ++i)
-    {
-        isWanted = !differs(given.d[i], wanted[static_cast<size_t>(i)]);
-    }
-    if (isWanted)
-    {
-        return kSUCCESS;
-    }
-    return refuse(std::string{inputName(mAttributes.form, input)} + " is "
-        + dimsText({given.d, given.d + std::max(given.nbDims, 0)}) + ", not " + dimsText(wanted) + ".");
-}
-
-int32_t DepthwiseResidualPlugin::takeShapes(std::vector<Dims> const& inputs)
-{
-    DepthwiseResidualForm const& form = mAttributes.form;
-    int64_t const channels = mAttributes.channels;
-    Dims const& weight = inputs[kWEIGHT];
-    if (weight.nbDims == 3
-        && (differs(weight.d[0], kDEPTHWISE_KERNEL_SIZE) || differs(weight.d[1], kDEPTHWISE_KERNEL_SIZE)))
-    {
-        return refuse(kernelSizeMessage({weight.d, weight.d + weight.nbDims}));
-    }
-    if (checkShape(kX, inputs[kX], {-1, -1, -1, channels}) != kSUCCESS)
-    {
-        return kFAILURE;
-    }
-    std::vector<int64_t> const image(inputs[kX].d, inputs[kX].d + kRANK);
-    for (int32_t i = kWEIGHT; i < static_cast<int32_t>(inputs.size()); ++i)
-    {
-        std::vector<int64_t> wanted{channels};
-        if (i == kWEIGHT)
-        {
-            wanted = {kDEPTHWISE_KERNEL_SIZE, kDEPTHWISE_KERNEL_SIZE, channels};
-        }
-        else if (form.hasResidual && i == kRESIDUAL)
-        {
-            wanted = image;
-        }
-        if (checkShape(i, inputs[static_cast<size_t>(i)], wanted) != kSUCCESS)
-        {
-            return kFAILURE;
-        }
-    }
-    mSizes = {size32(image[0]), size32(image[1]), size32(image[2])};
-    std::string const problem = depthwiseResidualSizesProblem(mSizes, mAttributes.channels);
-    return problem.empty() ? kSUCCESS : refuse(problem);
-}
-
 int32_t DepthwiseResidualPlugin::configurePlugin(DynamicPluginTensorDesc const* in, int32_t nbInputs,
     DynamicPluginTensorDesc const* /*out*/, int32_t nbOutputs) noexcept
 {
     return guarded<int32_t>(kFAILURE,
         [&]() -> int32_t
         {
-            if (checkCounts(nbInputs, nbOutputs) != kSUCCESS || takeType(in[kX].desc.type) != kSUCCESS)
+            if (check(inputCountProblem(mAttributes.form, nbInputs, nbOutputs)) != kSUCCESS
+                || takeType(in[kX].desc.type) != kSUCCESS)
             {
                 return kFAILURE;
             }
@@ -237,19 +124,10 @@ int32_t DepthwiseResidualPlugin::getOutputDataTypes(
     return guarded<int32_t>(kFAILURE,
         [&]() -> int32_t
         {
-            if (checkCounts(nbInputs, nbOutputs) != kSUCCESS)
+            if (check(inputCountProblem(mAttributes.form, nbInputs, nbOutputs)) != kSUCCESS
+                || check(inputTypesProblem(mAttributes.form, inputTypes, nbInputs)) != kSUCCESS)
             {
                 return kFAILURE;
-            }
-            for (int32_t i = kWEIGHT; i < nbInputs; ++i)
-            {
-                if (inputTypes[i] != inputTypes[kX])
-                {
-                    return refuse(std::string{inputName(mAttributes.form, i)} + " has data type "
-                        + std::to_string(static_cast<int32_t>(inputTypes[i])) + ", x has "
-                        + std::to_string(static_cast<int32_t>(inputTypes[kX]))
-                        + ". Note: all inputs are float32 (0), or all are float16 (1).");
-                }
             }
             std::fill_n(outputTypes, nbOutputs, inputTypes[kX]);
             if (mAttributes.form.isInt8)
@@ -267,13 +145,13 @@ int32_t DepthwiseResidualPlugin::getOutputShapes(DimsExprs const* inputs, int32_
     return guarded<int32_t>(kFAILURE,
         [&]() -> int32_t
         {
-            if (checkCounts(nbInputs, nbOutputs) != kSUCCESS)
+            if (check(inputCountProblem(mAttributes.form, nbInputs, nbOutputs)) != kSUCCESS)
             {
                 return kFAILURE;
             }
-            if (inputs[kX].nbDims != kRANK)
+            if (inputs[kX].nbDims != kIMAGE_RANK)
             {
-                return refuse("x must have 4 dimensions, (b, h, w, c).");
+                return check("x must have 4 dimensions, (b, h, w, c).");
             }
             // As soon as shapes are known, which for a weight is when the node is added.
             DimsExprs const& weight = inputs[kWEIGHT];
@@ -282,10 +160,9 @@ int32_t DepthwiseResidualPlugin::getOutputShapes(DimsExprs const* inputs, int32_
             {
                 sizes.push_back(weight.d[i]->isConstant() ? weight.d[i]->getConstantValue() : -1);
             }
-            if (sizes.size() != 3 || differs(sizes[0], kDEPTHWISE_KERNEL_SIZE)
-                || differs(sizes[1], kDEPTHWISE_KERNEL_SIZE))
+            if (check(kernelSizeProblem(sizes)) != kSUCCESS)
             {
-                return refuse(kernelSizeMessage(sizes));
+                return kFAILURE;
             }
             std::fill_n(outputs, nbOutputs, inputs[kX]);
             return kSUCCESS;
@@ -347,7 +224,8 @@ int32_t DepthwiseResidualPlugin::onShapeChange(PluginTensorDesc const* in, int32
         [&]() -> int32_t
         {
             int32_t const previousType = mElementType;
-            if (checkCounts(nbInputs, nbOutputs) != kSUCCESS || takeType(in[kX].type) != kSUCCESS)
+            if (check(inputCountProblem(mAttributes.form, nbInputs, nbOutputs)) != kSUCCESS
+                || takeType(in[kX].type) != kSUCCESS)
             {
                 return kFAILURE;
             }
@@ -393,10 +271,11 @@ IPluginV3* DepthwiseResidualPlugin::attachToContext(IPluginResourceContext* /*co
     return guarded<IPluginV3*>(nullptr,
         [this]() -> IPluginV3*
         {
-            auto attached = std::make_unique<DepthwiseResidualPlugin>(mAttributes, mElementType);
-            attached->mTactic = mTactic;
-            attached->mSizes = mSizes;
-            attached->mTacticIds = mTacticIds;
+            std::unique_ptr<DepthwiseResidualPlugin> attached{static_cast<DepthwiseResidualPlugin*>(clone())};
+            if (attached == nullptr)
+            {
+                return nullptr;
+            }
             attached->mIsAttached = true;
             // Here and not at the first launch, which may happen while a CUDA graph is captured.
             bool const isKnown = mElementType != kUNKNOWN_TYPE;

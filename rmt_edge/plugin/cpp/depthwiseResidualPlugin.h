@@ -58,13 +58,11 @@ public:
 
 private:
     DepthwiseResidualConfig config() const noexcept;
-    //! \return kFAILURE after reporting "<op type>: <message>".
-    int32_t refuse(std::string const& message) const;
-    int32_t checkCounts(int32_t nbInputs, int32_t nbOutputs) const;
+    //! \return kSUCCESS if there is no problem, else kFAILURE after reporting "<op type>: <problem>".
+    int32_t check(std::string const& problem) const;
     //! kFAILURE, with a message, if the type or the shapes of the inputs do not fit the attributes or one another.
     int32_t takeType(nvinfer1::DataType type);
     int32_t takeShapes(std::vector<nvinfer1::Dims> const& inputs);
-    int32_t checkShape(int32_t input, nvinfer1::Dims const& given, std::vector<int64_t> const& wanted) const;
 
     DepthwiseResidualAttributes mAttributes;
     int32_t mElementType{};
