@@ -1,4 +1,4 @@
-# make demo   the main job on the reference checkpoint: quantise, export, build, validate, report
+# make demo   the plugin library for one GPU, then the main job on the reference checkpoint, up to the report
 # make test   the tests without the slow ones; make test MARKED=slow for those
 # make check  formatting, lint, types
 # make clean  what the above left behind, the virtual environment included
@@ -9,14 +9,20 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 REFERENCE := bench/reference
 DEMO := deployed/demo
+DEMO_LIBRARIES := build/demo-plugin
 MARKED := not slow
 
 .PHONY: demo test check clean
 
 demo: $(INSTALLED)
-	@start=$$(date +%s); \
+	@start=$$(date +%s); retention=native; \
+	if command -v g++ > /dev/null; then \
+	    retention=plugin; echo "The plugin library, for the demo's GPU alone:"; \
+	    $(VENV)/bin/rmt-edge plugin build --sm 86 --arch x86_64 --output $(DEMO_LIBRARIES) || exit 1; \
+	else echo "No g++: engines with TensorRT's own layers instead of rmt-edge's plugins."; fi; \
 	$(VENV)/bin/rmt-edge deploy $(REFERENCE)/rmt_nano_fashion_mnist.safetensors \
-	    --calibration $(REFERENCE)/calibration.npz --data $(REFERENCE)/test.npz --output $(DEMO) && \
+	    --calibration $(REFERENCE)/calibration.npz --data $(REFERENCE)/test.npz --output $(DEMO) \
+	    --retention $$retention --libraries $(DEMO_LIBRARIES) && \
 	echo && cat $(DEMO)/report.md && \
 	echo && echo "make demo: $$(( $$(date +%s) - start )) s. The page above is $(DEMO)/report.md"
 

@@ -2,7 +2,7 @@
 
     python bench/engine_layers.py --variant rmt_s --precision fp16 --retention plugin [--record bench/results/X.json]
 
-The variant at 224x224 with random weights (layers do not depend on them) through quantise, export and build, on the CPU.
+The variant at 224x224 with random weights (layers do not depend on them), quantised, exported and built on the CPU.
 Plugin retention needs the library of `rmt-edge plugin build`. The last line of output is one JSON object: `layers`, all
 that the builder lists; `plugin_layers`, those that are plugins, of which `retention_layers` are attention; `by_kind`.
 """

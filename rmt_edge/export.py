@@ -70,13 +70,17 @@ def export(quantized: Path, output: Path | None = None) -> Path:
         write_manifest(
             temporary, path, kind=ONNX, parents=parents, recipe=manifest.recipe, details=details, seconds=seconds
         )
-    write_plugin_form(path, onnx_model, manifest.recipe, details)
+    flat = onnx_from_deployed(model, dtype, ranges, metadata, flat_linears=True)
+    write_plugin_form(path, flat, manifest.recipe, details)
     logger.info("export: %s, %d nodes, in %.1f s", path.name, details["nodes"], seconds)
     return path
 
 
 def write_plugin_form(onnx_path: Path, model: ModelProto, recipe: dict, details: dict) -> Path:
-    """Write the plugin form of an exported model beside it: what `build --retention plugin` reads."""
+    """Write the plugin form of an exported model beside it: what `build --retention plugin` reads.
+
+    model: the exported model with flat Linear layers (see graph.onnx_from_deployed).
+    """
     start = time.monotonic()
     path = plugin_form_path(onnx_path)
     made = plugin_form(model)

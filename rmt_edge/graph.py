@@ -43,6 +43,7 @@ class GraphWriter:
 
     dtype: np.dtype
     ranges: Ranges
+    flat_linears: bool
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
 
@@ -106,8 +107,7 @@ class GraphWriter:
     def linear(self, x: str, name: str, linear: nn.Linear, grid: tuple[int, int] | None, has_bias: bool = True) -> str:
         """x·Wᵀ + bias over the last axis, in INT8 where the layer has ranges. W lies as (in, out).
 
-        grid: (h, w) of x (b, h, w, in), or None where x is (b, in). The product is a Gemm of two axes: of four,
-        TensorRT-RTX 1.7 gives the bias a kernel of its own instead of the product's epilogue (bench/engine_layers.py).
+        grid: (h, w) of x (b, h, w, in), or None where x is (b, in).
         """
         if f"{name}.weight_amax" in self.ranges:
             x = self.quantize_dequantize(x, name)
@@ -117,11 +117,14 @@ class GraphWriter:
         bias = [self.bias(name, linear)] if has_bias else []
         if grid is None:
             return self.node("Gemm", [x, weight, *bias], name)
-        rows = self.constant(f"rows/{linear.in_features}", np.array([-1, linear.in_features], np.int64))
-        tokens = np.array([-1, *grid, linear.out_features], np.int64)
-        x = self.node("Reshape", [x, rows], f"{name}/rows")
-        product = self.node("Gemm", [x, weight, *bias], f"{name}/product")
-        return self.node("Reshape", [product, self.constant(f"tokens/{'x'.join(map(str, tokens[1:]))}", tokens)], name)
+        if self.flat_linears:
+            rows = self.constant(f"rows/{linear.in_features}", np.array([-1, linear.in_features], np.int64))
+            x = self.node("Reshape", [x, rows], f"{name}/rows")
+            product = self.node("Gemm", [x, weight, *bias], f"{name}/product")
+            shape = self.constant(f"{name}/shape", np.array([-1, *grid, linear.out_features], np.int64))
+            return self.node("Reshape", [product, shape], name)
+        product = self.node("MatMul", [x, weight], f"{name}/product" if has_bias else name)
+        return self.node("Add", [product, *bias], name) if has_bias else product
 
     def bias(self, name: str, linear: nn.Linear) -> str:
         """A Linear layer's bias."""
@@ -154,14 +157,20 @@ def int8_of(value: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(value / scale.astype(np.float32)), -INT8_MAX, INT8_MAX).astype(np.int8)
 
 
-def onnx_from_deployed(model: DeployedRMT, dtype: np.dtype, ranges: Ranges, metadata: dict[str, str]) -> ModelProto:
+def onnx_from_deployed(
+    model: DeployedRMT, dtype: np.dtype, ranges: Ranges, metadata: dict[str, str], flat_linears: bool = False
+) -> ModelProto:
     """The ONNX model of a deployment form.
 
     dtype: float32 or float16, of everything but the images, the logits and the INT8 weights. ranges:
     `<layer>.weight_amax` and `<layer>.input_amax` of the layers to run in INT8. metadata: strings that travel in the
     file.
+
+    flat_linears: write a Linear layer as a Gemm of two axes between two Reshapes instead of MatMul and Add of four. It
+    is what the plugin form is made from: between plugins, TensorRT-RTX 1.7 gives a bias of four axes a kernel of its
+    own; without plugins it is the Gemm that costs more layers (bench/engine_layers.py).
     """
-    graph = GraphWriter(np.dtype(dtype), ranges)
+    graph = GraphWriter(np.dtype(dtype), ranges, flat_linears)
     onnx_type = helper.np_dtype_to_tensor_dtype(graph.dtype)
     x = INPUT if onnx_type == TensorProto.FLOAT else graph.node("Cast", [INPUT], "images/cast", to=onnx_type)
     for index, conv in enumerate(model.stem):

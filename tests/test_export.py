@@ -1,5 +1,6 @@
 """The exported file: what is in it, that it computes the model, and that it is checked."""
 
+import dataclasses
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -13,12 +14,15 @@ from onnx.inliner import inline_local_functions
 
 from rmt_edge import export as export_module
 from rmt_edge.artifact import ONNX, manifest_path, read_manifest
+from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.export import export
 from rmt_edge.graph import MIN_SCALE, int8_of, onnx_from_deployed, scale_of
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT, deployed_from_model
 from rmt_edge.model.variants import VARIANTS
+from rmt_edge.quantize import calibrate
+from rmt_edge.recipe import LINEAR_LAYERS
 from rmt_edge.runtime import OnnxRunner
 from tests.conftest import SMALL, filled
 from tests.golden import weights
@@ -129,8 +133,8 @@ def test_a_changed_quantised_checkpoint_is_refused(quantized, tmp_path):
 def test_a_graph_that_differs_from_the_model_is_not_left_behind(quantized, tmp_path, monkeypatch):
     write = onnx_from_deployed
 
-    def forget_a_bias(model, *args):
-        onnx_model = write(model, *args)
+    def forget_a_bias(model, *args, **kwargs):
+        onnx_model = write(model, *args, **kwargs)
         for tensor in onnx_model.graph.initializer:
             if tensor.name == "stages.0.blocks.0.fc1.bias":
                 tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
@@ -153,3 +157,12 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"no onnx")
     with pytest.raises(RmtEdgeError, match="ONNX Runtime does not take"):
         OnnxRunner(tmp_path / "x.onnx")
+
+
+def test_every_linear_layer_can_be_quantised(nano, images, recipes):
+    recipe = dataclasses.replace(recipes["int8"], layers=LINEAR_LAYERS[:-1])
+    deployed = deployed_from_model(nano, SMALL.height, SMALL.width)
+    ranges = calibrate(deployed_from_model(nano, SMALL.height, SMALL.width), recipe, open_dataset(images), SMALL)
+    for flat in (False, True):
+        nodes = onnx_from_deployed(deployed, np.float16, ranges, {}, flat_linears=flat).graph.node
+        assert Counter(x.op_type for x in nodes)["QuantizeLinear"] == 4 * BLOCKS + 2
