@@ -443,6 +443,18 @@ def test_gradient_of_the_cuda_path_is_the_reference_gradient(form):
             torch.testing.assert_close(gradients[1][name], wanted)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are interpreted without an NVIDIA GPU only")
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: function.op_type_of(*form))
+def test_cuda_path_passes_its_arguments_on(form):
+    case = make_case((2, 3, 4, 16), 3, form, FP32)
+    tensors = case.tensors | {"x": case.tensors["x"].mT.contiguous().mT}
+    if case.has_norm:
+        outputs = cuda_op.launch_residual_norm(**tensors, epsilon=EPSILON, output_scale=case.output_scale)
+    else:
+        outputs = [cuda_op.launch_residual(**tensors, output_scale=case.output_scale)]
+    assert_accurate(list(outputs), case)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 @pytest.mark.parametrize("dtype", [FP32, FP16], ids=["fp32", "fp16"])

@@ -15,12 +15,16 @@ from rmt_edge.depthwise.kernels import launch
 from rmt_edge.depthwise.op import LAYER_NORM_EPSILON, depthwise_residual, depthwise_residual_norm
 
 
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
 def launch_residual(
     x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, output_scale: float = 0.0
 ) -> Tensor:
     """depthwise_residual of op.py by the kernel; no gradient."""
-    tensors = [None if t is None else t.contiguous() for t in (x, weight, bias, residual)]
-    return launch(*tensors, output_scale=output_scale)[0]
+    x, weight, bias = (tensor.contiguous() for tensor in (x, weight, bias))
+    return launch(x, weight, bias, _contiguous(residual), output_scale=output_scale)[0]
 
 
 def launch_residual_norm(
@@ -34,8 +38,9 @@ def launch_residual_norm(
     output_scale: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """depthwise_residual_norm of op.py by the kernel; no gradient."""
-    given = (x, weight, bias, residual, norm_weight, norm_bias)
-    out, norm = launch(*(None if t is None else t.contiguous() for t in given), epsilon, output_scale)
+    x, weight, bias = (tensor.contiguous() for tensor in (x, weight, bias))
+    norm_weight, norm_bias = norm_weight.contiguous(), norm_bias.contiguous()
+    out, norm = launch(x, weight, bias, _contiguous(residual), norm_weight, norm_bias, epsilon, output_scale)
     assert norm is not None
     return out, norm
 
@@ -68,8 +73,8 @@ class DepthwiseFunction(torch.autograd.Function):
             outputs = ctx.reference(*inputs, *ctx.numbers)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]  # INT8 has none
-        wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
-        found = [None] * len(wanted)
+        wanted = [x for x in inputs if x is not None and x.requires_grad]
+        found: list[Tensor | None] = [None] * len(wanted)
         if pairs:
             of_outputs, upstream = zip(*pairs, strict=True)
             found = list(torch.autograd.grad(of_outputs, wanted, upstream, allow_unused=True))
