@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from rmt_edge.depthwise import kernels, op
+from rmt_edge.depthwise import cuda_op, kernels, op
 from rmt_edge.depthwise import onnx_function as function
 from rmt_edge.errors import RmtEdgeError
 
@@ -338,8 +338,8 @@ def test_kernel_rounds_half_to_even_and_saturates(launch_interpreted: Launch):
     assert out.min() == -128 and out.max() == 127
 
 
-@pytest.mark.parametrize(("channels", "has_norm", "is_int8"), [(192, False, False), (512, True, True)])
-def test_kernel_compiles_ahead_of_time_with_wide_loads(channels, has_norm, is_int8):
+def compiled_loads(channels: int, has_norm: bool, is_int8: bool) -> list[str]:
+    """The loads in the PTX of the kernel, compiled ahead of time. Runs in a process that does not interpret kernels."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -360,7 +360,14 @@ def test_kernel_compiles_ahead_of_time_with_wide_loads(channels, has_norm, is_in
     )
     compiled = triton.compile(source, target=GPUTarget("cuda", 87, 32), options={"num_warps": tile.num_warps})
     assert len(compiled.asm["cubin"]) > 0
-    loads = [word for word in compiled.asm["ptx"].split() if word.startswith("ld.global")]
+    return [word for word in compiled.asm["ptx"].split() if word.startswith("ld.global")]
+
+
+@pytest.mark.parametrize(("channels", "has_norm", "is_int8"), [(192, False, False), (512, True, True)])
+def test_kernel_compiles_ahead_of_time_with_wide_loads(channels, has_norm, is_int8, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        loads = pool.submit(compiled_loads, channels, has_norm, is_int8).result()
     taps_read = 9 * (1 + 1 + has_norm)  # x, weight, residual
     assert loads == ["ld.global.v4.b32"] * (taps_read + 1 + 2 * has_norm)  # bias, the norm's two
 
@@ -391,7 +398,8 @@ def refusal_arguments(**changed: object) -> dict[str, object]:
         ({}, "x is on cpu"),
     ],
 )
-def test_launch_refuses_with_a_message(changed, message):
+def test_launch_refuses_with_a_message(changed, message, monkeypatch):
+    monkeypatch.setattr(kernels.triton.knobs.runtime, "interpret", False)
     with pytest.raises(RmtEdgeError, match=message):
         kernels.launch(**refusal_arguments(**changed))
 
@@ -408,3 +416,55 @@ def test_unsupported_channel_counts_are_refused():
     with pytest.raises(RmtEdgeError, match=r"1920 channels are too many for a LayerNorm[^$]*up to 1024"):
         kernels.tiles_for(1920, True)
     assert kernels.tiles_for(1920, False)
+
+
+# -- the CUDA path of the registered ops ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: function.op_type_of(*form))
+def test_gradient_of_the_cuda_path_is_the_reference_gradient(form):
+    """With the reference in the kernel's place: what is tested is the way back."""
+    case = make_case((2, 3, 4, 16), 3, form, FP32)
+    reference = op.depthwise_residual_norm if case.has_norm else op.depthwise_residual
+    numbers = [EPSILON, case.output_scale] if case.has_norm else [case.output_scale]
+    names = ["x", "weight", "bias"] + ["norm_weight", "norm_bias"] * case.has_norm + ["residual"]
+    gradients = []
+    for call in (reference, lambda *args: cuda_op.DepthwiseFunction.apply(reference, reference, *args)):
+        leaves = {name: x.clone().requires_grad_(name != "bias") for name, x in case.tensors.items()}
+        outputs = call(*(leaves.get(name) for name in names), *numbers)
+        outputs = [x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if x.requires_grad]
+        assert len(outputs) == 1 + case.has_norm - form[2]
+        for index, out in enumerate(outputs):
+            out.backward(torch.arange(out.numel()).reshape(out.shape) / out.numel() - index, retain_graph=True)
+        gradients.append({name: x.grad for name, x in leaves.items()})
+    assert gradients[1]["bias"] is None
+    for name, wanted in gradients[0].items():
+        if wanted is not None:
+            torch.testing.assert_close(gradients[1][name], wanted)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are interpreted without an NVIDIA GPU only")
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: function.op_type_of(*form))
+def test_cuda_path_passes_its_arguments_on(form):
+    case = make_case((2, 3, 4, 16), 3, form, FP32)
+    tensors = case.tensors | {"x": case.tensors["x"].mT.contiguous().mT}
+    if case.has_norm:
+        outputs = cuda_op.launch_residual_norm(**tensors, epsilon=EPSILON, output_scale=case.output_scale)
+    else:
+        outputs = [cuda_op.launch_residual(**tensors, output_scale=case.output_scale)]
+    assert_accurate(list(outputs), case)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+@pytest.mark.parametrize("dtype", [FP32, FP16], ids=["fp32", "fp16"])
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: function.op_type_of(*form))
+@pytest.mark.parametrize("shape", [(64, 56, 56, 64), (3, 13, 7, 80), (1, 7, 7, 640), (1, 1, 1, 16)])
+def test_registered_op_takes_the_kernel_on_a_gpu(shape, form, dtype):
+    case = make_case(shape, 3, form, dtype)
+    tensors = {name: x.cuda() for name, x in case.tensors.items()}
+    if case.has_norm:
+        outputs = torch.ops.rmt_edge.depthwise_residual_norm(**tensors, epsilon=EPSILON, output_scale=case.output_scale)
+    else:
+        outputs = [torch.ops.rmt_edge.depthwise_residual(**tensors, output_scale=case.output_scale)]
+    assert_accurate([x.cpu() for x in outputs], case)

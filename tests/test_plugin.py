@@ -434,6 +434,26 @@ def test_depthwise_entry_points_say_what_is_wrong(library):
         assert "no CUDA driver" in launch()
 
 
+# Compiles one kernel for SM 8.0 and 8.7 from one PTX, and for SM 8.7 alone, by Triton from end to end.
+COMPILE_TWICE = """
+import sys
+from pathlib import Path
+from rmt_edge.plugin import build
+folder, make = Path(sys.argv[1]), list(build.OPS.values())[int(sys.argv[2])]
+build.compile_variant(make()[0], {80: "of_80", 87: "shared"}, folder, None)
+build.compile_variant(make()[0], {87: "alone"}, folder, None)
+"""
+
+
+@pytest.mark.parametrize("op", [0, 1], ids=["Retention", "DepthwiseResidual"])
+def test_kernel_from_shared_ptx_is_the_one_triton_makes(tmp_path, op):
+    result = run_python("-c", COMPILE_TWICE, str(tmp_path), str(op), TRITON_CACHE_DIR=str(tmp_path / "cache"))
+    assert result.returncode == 0, result.stderr
+    shared, alone, of_80 = ((tmp_path / f"{x}.cubin").read_bytes() for x in ("shared", "alone", "of_80"))
+    assert shared == alone
+    assert shared != of_80
+
+
 def test_up_to_date_library_is_not_built_again(library_folder, library):
     before = library.stat().st_mtime_ns
     arguments = ["--sm", str(SM), "--arch", platform.machine(), "--output", str(library_folder)]

@@ -13,23 +13,33 @@ KERNEL_SIZE = 3  # of every convolution of RMT that this op stands for
 # (has_residual, has_norm) -> tactics in FP16. A thread does the same work in all; they differ in threads per block.
 # What runs in every block of the model has the smallest and the largest; the others occur once a stage, or never.
 FP16_TACTICS = {
-    (False, False): (1, 2, 3),  # feed-forward
+    (False, False): (1, 3),  # feed-forward
     (True, False): (2,),
     (False, True): (2,),  # position encoding in the first block of a stage
     (True, True): (1, 3),  # position encoding
 }
-FP32_TACTICS = (2,)  # FP32 is for checking
-WIDE_TACTICS = (1,)  # 1024 channels, for the last stage of RMT-L alone: 49 positions at 224 px, so one small tile
-WIDE = 1024
+WIDE = 1024  # channels, for the last stage of RMT-L alone: 49 positions at 224 px, so one small tile
+WIDE_TACTICS = (1,)
+# FP32 is for checking: one tactic, and few row sizes; a LayerNorm takes the smallest that holds its channels.
+FP32_TACTICS = (2,)
+FP32_ROWS = (256, WIDE)
 
 
 def aot_variants() -> list[KernelVariant]:
     """Every DepthwiseResidual kernel of the library; the names are those that depthwiseResidualLaunch.cpp asks for."""
     variants = []
     for op_type, (has_residual, has_norm, _) in OP_TYPES.items():
-        for dtype, tactics in {"fp16": FP16_TACTICS[has_residual, has_norm], "fp32": FP32_TACTICS}.items():
-            for block_c, tiles in ROW_TILES.items() if has_norm else [(0, CHANNEL_TILES)]:
+        if not has_norm:
+            for dtype, tactics in {"fp16": FP16_TACTICS[has_residual, False], "fp32": FP32_TACTICS}.items():
+                variants += [_aot_variant(op_type, dtype, 0, tactic, CHANNEL_TILES[tactic - 1]) for tactic in tactics]
+            continue
+        for dtype, rows, tactics in (
+            ("fp16", tuple(ROW_TILES), FP16_TACTICS[has_residual, True]),
+            ("fp32", FP32_ROWS, FP32_TACTICS),
+        ):
+            for block_c in rows:
                 chosen = WIDE_TACTICS if block_c == WIDE else tactics
+                tiles = ROW_TILES[block_c]
                 variants += [_aot_variant(op_type, dtype, block_c, tactic, tiles[tactic - 1]) for tactic in chosen]
     return variants
 

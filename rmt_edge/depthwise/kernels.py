@@ -4,9 +4,9 @@ A program computes a tile of BLOCK_H rows by BLOCK_W columns of one image, for B
 neighbouring channels of one position, so every load is 16 bytes wide; the k² shifted reads of a tile are for the L1
 cache. A LayerNorm needs all channels of a position: with it BLOCK_C is the whole row, rounded up to a power of two.
 
-Compiled ahead of time: parameters in the order of the signature, types from `kernel_signature`, the constexprs from the
-form and a Tile, num_warps from the Tile, the grid from `launch_grid`. The pointer of an absent input or output is
-neither read nor written: pass 0.
+Compiled ahead of time, aot.py says which forms: parameters in the order of the signature, types from
+`kernel_signature`, the constexprs from the form and a Tile, num_warps from the Tile, the grid from `launch_grid`. The
+pointer of an absent input or output is neither read nor written: pass 0.
 
 State: right on a CPU under TRITON_INTERPRET=1 (tests/test_depthwise.py); compiled for SM 8.0 to 12.0 by Triton 3.6.0.
 Never run on a GPU, nor timed: the tiles were chosen from the generated code (registers, spills, width of loads).

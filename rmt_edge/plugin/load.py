@@ -43,7 +43,7 @@ def library_path(folder: Path) -> Path:
 
 
 def open_library(path: Path) -> ctypes.CDLL:
-    """The library for its C entry points (cpp/retentionKernel.h), without TensorRT."""
+    """The library for its C entry points (cpp/libraryApi.h and the ops' own), without TensorRT."""
     path = path.resolve()
     if path not in _LOADED:
         try:

@@ -4,6 +4,7 @@
 #include "diagnostics.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace rmt_edge
 {
@@ -15,24 +16,44 @@ constexpr int32_t kALIGNMENT = 16;             // of pointers and channels: the 
 constexpr int32_t kMAX_BATCH = 65535;          // MAX_GRID_Y of depthwise/kernels.py
 constexpr int64_t kMAX_IMAGE_ELEMENTS{1 << 30}; // of depthwise/kernels.py
 constexpr int32_t kNB_PARAMETERS = 13;
-constexpr int32_t kNORM_BLOCKS[] = {64, 128, 256, 512, 1024}; // ROW_TILES of depthwise/kernels.py
+constexpr int32_t kNORM_BLOCKS[] = {64, 128, 256, 512, 1024}; // of ROW_TILES in depthwise/kernels.py
 // What float16 rounds to neither 0 nor infinity: above 2^-25, below 65520.
 constexpr float kFLOAT16_ROUNDS_TO_ZERO = 0x1p-25F;
 constexpr float kFLOAT16_ROUNDS_TO_INFINITY = 65520.0F;
 
-//! The channels of a program with a norm: the smallest block that holds a whole row. 0 if none does.
-int32_t normBlock(int32_t channels)
+//! A kernel of the library.
+struct Candidate
 {
-    auto const* const found = std::find_if(
-        std::begin(kNORM_BLOCKS), std::end(kNORM_BLOCKS), [channels](int32_t block) { return block >= channels; });
-    return found != std::end(kNORM_BLOCKS) ? *found : 0;
-}
+    int32_t tactic{};
+    std::string name;
+};
 
-//! The name aot_variants() in depthwise/aot.py gives the kernel.
-std::string kernelName(DepthwiseResidualConfig const& config, int32_t tactic)
+//! The kernels of a configuration, by the names aot_variants() in depthwise/aot.py gives them. With a norm they are those
+//! of the smallest block that holds a whole row.
+std::vector<Candidate> candidatesFor(DepthwiseResidualConfig const& config)
 {
-    return std::string{config.form.name} + (config.elementType == RMT_EDGE_FLOAT16 ? "_fp16" : "_fp32")
-        + (config.form.hasNorm ? "_c" + std::to_string(normBlock(config.channels)) : "") + "_t" + std::to_string(tactic);
+    std::string const prefix = std::string{config.form.name} + (config.elementType == RMT_EDGE_FLOAT16 ? "_fp16" : "_fp32");
+    std::vector<Candidate> candidates;
+    for (int32_t const block : kNORM_BLOCKS)
+    {
+        if (config.form.hasNorm && block < config.channels)
+        {
+            continue;
+        }
+        std::string const stem = prefix + (config.form.hasNorm ? "_c" + std::to_string(block) : "") + "_t";
+        for (int32_t tactic = 1; tactic <= kMAX_TACTIC; ++tactic)
+        {
+            if (hasKernel(stem + std::to_string(tactic)))
+            {
+                candidates.push_back({tactic, stem + std::to_string(tactic)});
+            }
+        }
+        if (!candidates.empty() || !config.form.hasNorm)
+        {
+            break;
+        }
+    }
+    return candidates;
 }
 
 int64_t nbTiles(int32_t size, int32_t tile)
@@ -71,7 +92,7 @@ std::string depthwiseResidualChannelsProblem(DepthwiseResidualForm const& form, 
     {
         return std::to_string(channels) + " channels are unsupported; supported: multiples of 16.";
     }
-    if (form.hasNorm && normBlock(channels) == 0)
+    if (form.hasNorm && channels > *std::prev(std::end(kNORM_BLOCKS)))
     {
         return std::to_string(channels) + " channels are too many for a LayerNorm; supported: up to 1024.";
     }
@@ -102,12 +123,9 @@ std::string depthwiseResidualSizesProblem(DepthwiseResidualSizes const& sizes, i
 std::vector<int32_t> depthwiseResidualTactics(DepthwiseResidualConfig const& config)
 {
     std::vector<int32_t> ids;
-    for (int32_t id = 1; id <= kMAX_TACTIC; ++id)
+    for (Candidate const& candidate : candidatesFor(config))
     {
-        if (hasKernel(kernelName(config, id)))
-        {
-            ids.push_back(id);
-        }
+        ids.push_back(candidate.tactic);
     }
     return ids;
 }
@@ -119,11 +137,11 @@ int32_t loadDepthwiseResidual(
         [&]() -> int32_t
         {
             std::vector<DepthwiseResidualTactic> loaded;
-            for (int32_t const id : depthwiseResidualTactics(config))
+            for (Candidate const& candidate : candidatesFor(config))
             {
                 DepthwiseResidualTactic tactic;
-                tactic.id = id;
-                if (loadKernel(kernelName(config, id), tactic.kernel) != kSUCCESS)
+                tactic.id = candidate.tactic;
+                if (loadKernel(candidate.name, tactic.kernel) != kSUCCESS)
                 {
                     return kFAILURE;
                 }
