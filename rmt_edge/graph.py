@@ -186,6 +186,7 @@ def onnx_from_deployed(
         residual = None
         for number, block in enumerate(stage.blocks):
             x, residual = _write_block(graph, x, residual, f"{prefix}.blocks.{number}", block, grid, tables, decay)
+        assert residual is not None, "a stage has at least one block"
         x = graph.node("Add", [x, residual], f"{prefix}/sum")
         if stage.downsample is not None:
             x = graph.nhwc(graph.conv(graph.nchw(x), f"{prefix}.downsample", stage.downsample))

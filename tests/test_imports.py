@@ -58,4 +58,4 @@ def test_imports_are_at_the_top_but_in_the_command_line():
 
 def test_no_module_outgrows_its_readers():
     long = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert {name: lines for name, lines in long.items() if lines > 320} == {}
+    assert {name: lines for name, lines in long.items() if lines > 350} == {}
