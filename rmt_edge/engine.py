@@ -16,6 +16,7 @@ from rmt_edge.artifact import (
     ENGINE,
     ONNX,
     PLUGIN_ONNX,
+    manifest_path,
     output_folder,
     parent_of,
     plugin_form_path,
@@ -26,6 +27,7 @@ from rmt_edge.artifact import (
 )
 from rmt_edge.builder_log import layers_in, log_for, progress
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.latency import has_gpu, median_latency_ms
 from rmt_edge.plugin.load import library_path, load_plugins, take_last_error
 from rmt_edge.recipe import DeviceProfile
 
@@ -60,10 +62,12 @@ def build(
 
     Beside the engine: its manifest and `<engine>.layers.json`, the count and list of its layers by kind. retention:
     `plugin` (the default) builds the ONNX file's plugin form, `native` the file itself, whose function bodies TensorRT
-    turns into layers of its own; see choose_retention for `auto`. libraries: the folder of the plugin libraries.
+    turns into layers of its own; `auto` the faster of both (build_faster). libraries: the folder of the plugin libraries.
     """
     start = time.monotonic()
     retention = choose_retention(retention)
+    if retention == "auto":
+        return build_faster(onnx_path, profile, output, libraries)
     manifest = read_manifest(onnx_path, ONNX)
     folder = output_folder(output or onnx_path.parent)
     path = folder / f"{onnx_path.stem}.{profile.name}.{retention}.engine"
@@ -78,8 +82,7 @@ def build(
     seconds = time.monotonic() - start
     with written_whole(path) as temporary:
         temporary.write_bytes(plan)
-        layers_path = path.with_name(f"{path.name}.layers.json")
-        write_json(layers_path, {"engine": path.name, "count": len(layers), "by_kind": counts, "layers": layers})
+        write_json(layers_path(path), {"engine": path.name, "count": len(layers), "by_kind": counts, "layers": layers})
         details = manifest.details | {
             "profile": profile.to_dict(),
             "retention": retention,
@@ -98,14 +101,36 @@ def build(
 
 
 def choose_retention(retention: str | None) -> str:
-    """`plugin` or `native`. `auto` is to keep the faster of both, which takes the GPU to time them; see the message."""
+    """`plugin` (the default), `native` or, where a GPU can time both, `auto`; without one `auto` means plugin."""
     retention = retention or DEFAULT_RETENTION
     if retention not in RETENTIONS:
         raise RmtEdgeError(f"--retention is {retention!r}.", f"allowed: {', '.join(RETENTIONS)}.")
-    if retention == "auto":
-        logger.info("--retention auto: nothing here times engines yet, so the choice is unmeasured; taking plugin.")
+    if retention == "auto" and not has_gpu():
+        logger.info("--retention auto: there is no GPU here to time both on; taking plugin, unmeasured.")
         return "plugin"
     return retention
+
+
+def build_faster(onnx_path: Path, profile: DeviceProfile, output: Path | None, libraries: Path | None) -> Path:
+    """Build both retentions, time both at the profile's opt_batch, keep the faster one's files; returns its path."""
+    trt = load_backend(profile.backend)
+    times_ms = {}
+    for retention in ("native", "plugin"):
+        path = build(onnx_path, profile, output, retention, libraries)
+        times_ms[path] = median_latency_ms(path, trt, profile.opt_batch)
+    faster = min(times_ms, key=lambda path: times_ms[path])
+    for path, latency_ms in times_ms.items():
+        kept = "kept" if path == faster else "removed"
+        logger.info("--retention auto: %s, %.3f ms at batch %d, %s", path.name, latency_ms, profile.opt_batch, kept)
+        if path != faster:
+            for file in (path, manifest_path(path), layers_path(path)):
+                file.unlink()
+    return faster
+
+
+def layers_path(engine: Path) -> Path:
+    """Where the list of an engine's layers lies."""
+    return engine.with_name(f"{engine.name}.layers.json")
 
 
 def check_plugin_library(retention: str | None, libraries: Path | None) -> Path | None:

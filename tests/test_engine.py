@@ -104,14 +104,26 @@ def test_a_missing_plugin_library_says_how_to_build_it(onnx_files, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_retention_is_plugin_by_default_and_auto_explains_itself(caplog):
+def test_retention_is_plugin_by_default_and_auto_explains_itself(caplog, monkeypatch):
+    monkeypatch.setattr(engine, "has_gpu", lambda: False)
     assert choose_retention(None) == "plugin"
     assert choose_retention("native") == "native"
     with caplog.at_level(logging.INFO):
         assert choose_retention("auto") == "plugin"
-    assert "unmeasured" in caplog.text
+    assert "no GPU here" in caplog.text
     with pytest.raises(RmtEdgeError, match=r"--retention is 'fast'[\s\S]*plugin, native, auto"):
         choose_retention("fast")
+
+
+@pytest.mark.trt
+@needs_rtx
+@pytest.mark.parametrize("faster", ["native", "plugin"])
+def test_auto_keeps_the_faster_of_both(onnx_files, library_folder, tmp_path, monkeypatch, faster):
+    monkeypatch.setattr(engine, "has_gpu", lambda: True)
+    monkeypatch.setattr(engine, "median_latency_ms", lambda path, trt, batch: 1.0 if faster in path.name else 2.0)
+    path = build(onnx_files["fp16"], load_profile("rtx-30"), tmp_path, "auto", library_folder)
+    assert path.name == f"nano.fp16.rtx-30.{faster}.engine"
+    assert sorted(x.name for x in tmp_path.iterdir()) == [path.name, f"{path.name}.json", f"{path.name}.layers.json"]
 
 
 @pytest.mark.trt
