@@ -3,8 +3,9 @@
     python bench/deploy_rmt_s.py [--record bench/results/deploy_rmt_s.json]
 
 RMT-S at 224x224 with random weights, 32 random calibration images: quantise, export and build for FP16 and INT8, each
-timed from start to written file. A GPU is not used. The last line of output is one JSON object: seconds of each step,
-their sum, and the FP16 graph's nodes (a Retention counts as one; the public model's export has 2,076).
+timed from start to written file. A GPU is not used. Native retention, unless --retention plugin, which needs the library
+of `rmt-edge plugin build`. The last line of output is one JSON object: seconds of each step, their sum, and the FP16
+graph's nodes (a Retention counts as one; the public model's export has 2,076).
 """
 
 import argparse
@@ -30,6 +31,8 @@ IMAGES = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="rtx-30", help="a profile of engines/")
+    parser.add_argument("--retention", choices=("plugin", "native"), default="native")
+    parser.add_argument("--libraries", type=Path, help="folder of the plugin libraries (build/plugin)")
     parser.add_argument("--record", type=Path, help="also write the JSON object to this file")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -45,7 +48,8 @@ def main() -> None:
                 recipe = replace(recipe, images=IMAGES, batch=8)
             quantized = quantize(checkpoint, recipe, Path(folder), images)
             onnx = export(quantized)
-            engine = build(onnx, load_profile(args.device))
+            profile = load_profile(args.device)
+            engine = build(onnx, profile, retention=args.retention, libraries=args.libraries)
             seconds[name] = {
                 "quantize": read_manifest(quantized, QUANTIZED).seconds,
                 "export": read_manifest(onnx, ONNX).seconds,
@@ -59,6 +63,7 @@ def main() -> None:
         "input": [224, 224],
         "calibration_images": IMAGES,
         "device": args.device,
+        "retention": args.retention,
         "seconds": seconds,
         "seconds_per_precision": {name: round(sum(steps.values()), 1) for name, steps in seconds.items()},
         "total_seconds": round(sum(sum(steps.values()) for steps in seconds.values()), 1),

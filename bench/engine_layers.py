@@ -3,12 +3,14 @@
     python bench/engine_layers.py --variant rmt_s --precision fp16 --retention plugin [--record bench/results/X.json]
 
 The variant at 224x224 with random weights (layers do not depend on them), quantised, exported and built on the CPU.
-Plugin retention needs the library of `rmt-edge plugin build`. The last line of output is one JSON object: `layers`, all
-that the builder lists; `plugin_layers`, those that are plugins, of which `retention_layers` are attention; `by_kind`.
+Without --libraries, plugin retention builds the plugin library for the device's GPU alone first, under a minute. The last
+line of output is one JSON object: `layers`, all that the builder lists; `plugin_layers`, those that are plugins, of
+which `retention_layers` are attention; `by_kind`.
 """
 
 import argparse
 import json
+import platform
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from rmt_edge.engine import PLUGIN_KINDS, RETENTIONS, build
 from rmt_edge.export import export
 from rmt_edge.model import create_model
 from rmt_edge.model.variants import VARIANTS
+from rmt_edge.plugin.build import build_libraries
 from rmt_edge.quantize import quantize
 from rmt_edge.recipe import PRECISIONS, load_profile, load_recipe
 
@@ -34,9 +37,13 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
     parser.add_argument("--retention", choices=RETENTIONS, default="plugin")
     parser.add_argument("--device", default="rtx-30", help="a profile of engines/")
-    parser.add_argument("--libraries", type=Path, help="folder of the plugin libraries (build/plugin)")
+    parser.add_argument("--libraries", type=Path, help="folder of the plugin libraries")
     parser.add_argument("--record", type=Path, help="also write the JSON object to this file")
     args = parser.parse_args()
+    profile = load_profile(args.device)
+    if args.libraries is None and args.retention != "native":
+        args.libraries = Path("build/bench-plugin")
+        build_libraries(args.libraries, [int(profile.compute_capability.replace(".", ""))], [platform.machine()])
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -47,7 +54,7 @@ def main() -> None:
         if args.precision == "int8":
             recipe = replace(recipe, images=IMAGES, batch=4)
         onnx = export(quantize(folder / "model.pth", recipe, folder, folder / "images.npz"))
-        engine = build(onnx, load_profile(args.device), retention=args.retention, libraries=args.libraries)
+        engine = build(onnx, profile, retention=args.retention, libraries=args.libraries)
         details = read_manifest(engine, ENGINE).details
         layers = json.loads(engine.with_name(f"{engine.name}.layers.json").read_text())["layers"]
         size = engine.stat().st_size

@@ -62,7 +62,7 @@ def build(
 
     Beside the engine: its manifest and `<engine>.layers.json`, the count and list of its layers by kind. retention:
     `plugin` (the default) builds the ONNX file's plugin form, `native` the file itself, whose function bodies TensorRT
-    turns into layers of its own; `auto` the faster of both (build_faster). libraries: the folder of the plugin libraries.
+    turns into layers of its own; `auto` the faster of both (build_faster). libraries: the plugin libraries' folder.
     """
     start = time.monotonic()
     retention = choose_retention(retention)
