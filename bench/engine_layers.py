@@ -3,9 +3,9 @@
     python bench/engine_layers.py --variant rmt_s --precision fp16 --retention plugin [--record bench/results/X.json]
 
 The variant at 224x224 with random weights (layers do not depend on them), quantised, exported and built on the CPU.
-Without --libraries, plugin retention builds the plugin library for the device's GPU alone first, under a minute. The last
-line of output is one JSON object: `layers`, all that the builder lists; `plugin_layers`, those that are plugins, of
-which `retention_layers` are attention; `by_kind`.
+Without --libraries, plugin retention first builds the plugin library for the device's GPU alone, in about a minute.
+The last line of output is one JSON object: `layers`, all that the builder lists; `plugin_layers`, those that are
+plugins, of which `retention_layers` are attention; `by_kind`.
 """
 
 import argparse
