@@ -8,7 +8,7 @@ Compiled ahead of time, aot.py says which forms: parameters in the order of the 
 `kernel_signature`, the constexprs from the form and a Tile, num_warps from the Tile, the grid from `launch_grid`. The
 pointer of an absent input or output is neither read nor written: pass 0.
 
-State: right on a CPU under TRITON_INTERPRET=1 (tests/test_depthwise.py); compiled for SM 8.0 to 12.0 by Triton 3.6.0.
+State: right on a CPU under TRITON_INTERPRET=1 (tests/test_depthwise.py); compiled for SM 8.0 to 12.0 by Triton 3.7.1.
 Never run on a GPU, nor timed: the tiles were chosen from the generated code (registers, spills, width of loads).
 """
 

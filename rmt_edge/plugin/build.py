@@ -1,6 +1,6 @@
 """Build the plugin library: Triton kernels compiled ahead of time for every GPU, in one C++ library per processor.
 
-Needs torch, triton and onnx, no GPU; the library needs none of them. Source of the compile call: triton 3.6.0,
+Needs torch, triton and onnx, no GPU; the library needs none of them. Source of the compile call: triton 3.7.1,
 triton/compiler and triton/backends/nvidia/compiler.py. A further op is one line of OPS, its C++ files in cpp/ and its
 creators in cpp/creators.cpp.
 
@@ -96,7 +96,7 @@ def _check_parameters(variant: KernelVariant, ptx: str, symbol: str) -> None:
 
 
 def _assemble(ptx: str, sm: int) -> bytes:
-    """The cubin of PTX, with the options that triton 3.6.0 gives ptxas (backends/nvidia/compiler.py, make_cubin)."""
+    """The cubin of PTX, with the options that triton 3.7.1 gives ptxas (backends/nvidia/compiler.py, make_cubin)."""
     with tempfile.TemporaryDirectory() as folder:
         source, cubin = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
         source.write_text(ptx)

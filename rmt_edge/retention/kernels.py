@@ -4,7 +4,7 @@ Source: written for this project after "RMT", CVPR 2024, https://arxiv.org/abs/2
 online softmax is that of Milakov and Gimelshein, https://arxiv.org/abs/1805.02867. The reference is retention/op.py;
 retention/cuda_op.py makes these kernels the CUDA path of `torch.ops.rmt_edge.retention`.
 
-Triton 3.6.0. Checked on a CPU with TRITON_INTERPRET=1 (tests/test_retention_kernels.py), and compiled for every GPU of
+Triton 3.7.1. Checked on a CPU with TRITON_INTERPRET=1 (tests/test_retention_kernels.py), and compiled for every GPU of
 plugin/build.py. Never run on a GPU so far.
 """
 
