@@ -3,9 +3,9 @@
     python bench/deploy_rmt_s.py [--record bench/results/deploy_rmt_s.json]
 
 RMT-S at 224x224 with random weights, 32 random calibration images: quantise, export and build for FP16 and INT8, each
-timed from start to written file. A GPU is not used. Native retention, unless --retention plugin, which needs the library
-of `rmt-edge plugin build`. The last line of output is one JSON object: seconds of each step, their sum, and the FP16
-graph's nodes (a Retention counts as one; the public model's export has 2,076).
+timed from start to written file. A GPU is not used. Native retention, unless --retention plugin, which needs the
+library of `rmt-edge plugin build`. The last line of output is one JSON object: seconds of each step, their sum, and the
+FP16 graph's nodes (a Retention counts as one; the public model's export has 2,076).
 """
 
 import argparse
