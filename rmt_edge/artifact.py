@@ -176,3 +176,14 @@ def read_manifest(path: Path, kind: str) -> Manifest:
             "Run the step that makes this file again.",
         )
     return manifest
+
+
+def check_parent(child: Manifest, parent: Manifest) -> None:
+    """Refuse a file that was made from an earlier version of its parent."""
+    made_from = child.parents[0]["sha256"]
+    if made_from != parent.sha256:
+        raise RmtEdgeError(
+            f"{child.name} was made from another {parent.name} ({made_from[:16]}…) than lies there "
+            f"({parent.sha256[:16]}…).",
+            do=f"Make {child.name} again.",
+        )

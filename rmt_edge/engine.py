@@ -16,6 +16,7 @@ from rmt_edge.artifact import (
     ENGINE,
     ONNX,
     PLUGIN_ONNX,
+    check_parent,
     manifest_path,
     output_folder,
     parent_of,
@@ -73,7 +74,9 @@ def build(
     path = folder / f"{onnx_path.stem}.{profile.name}.{retention}.engine"
     if retention == "plugin":
         source = plugin_form_path(onnx_path)
-        manifest = read_manifest(source, PLUGIN_ONNX)
+        plugin_manifest = read_manifest(source, PLUGIN_ONNX)
+        check_parent(plugin_manifest, manifest)
+        manifest = plugin_manifest
         plan, layers, library = plugin_engine(source, profile, manifest.details["plugin_nodes"], libraries)
     else:
         source, library = onnx_path, None

@@ -18,6 +18,7 @@ from rmt_edge.artifact import (
     PREDICTIONS,
     QUANTIZED,
     Manifest,
+    check_parent,
     plugin_form_path,
     read_manifest,
     write_json,
@@ -68,12 +69,12 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
     for onnx_path in sorted(set(folder.glob("*.onnx")) - set(folder.glob("*.plugin.onnx"))):
         onnx = read_manifest(onnx_path, ONNX)
         quantized = read_manifest(folder / onnx.parents[0]["name"], QUANTIZED)
-        _check_parent(onnx, quantized)
+        check_parent(onnx, quantized)
         plugin_path = plugin_form_path(onnx_path)
         plugin_form = _child(plugin_path, PLUGIN_ONNX, onnx)
         engines = [read_manifest(path, ENGINE) for path in sorted(folder.glob(f"{onnx_path.stem}.*.engine"))]
         for engine in engines:
-            _check_parent(engine, plugin_form if engine.details["retention"] == "plugin" else onnx)
+            check_parent(engine, plugin_form if engine.details["retention"] == "plugin" else onnx)
         predictions_path = folder / f"{onnx_path.stem}.predictions.npz"
         predictions = _child(predictions_path, PREDICTIONS, onnx) if predictions_path.exists() else None
         yield {
@@ -103,19 +104,8 @@ _ENGINE_DETAILS = ("retention", "layers", "layers_by_kind", "plugin_layers", "in
 
 def _child(path: Path, kind: str, parent: Manifest) -> Manifest:
     manifest = read_manifest(path, kind)
-    _check_parent(manifest, parent)
+    check_parent(manifest, parent)
     return manifest
-
-
-def _check_parent(child: Manifest, parent: Manifest) -> None:
-    """Refuse a file that was made from an earlier version of its parent."""
-    made_from = child.parents[0]["sha256"]
-    if made_from != parent.sha256:
-        raise RmtEdgeError(
-            f"{child.name} was made from another {parent.name} ({made_from[:16]}…) than lies there "
-            f"({parent.sha256[:16]}…).",
-            do=f"Make {child.name} again.",
-        )
 
 
 def _file(manifest: Manifest) -> dict[str, Any]:

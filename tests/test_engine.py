@@ -98,6 +98,15 @@ def test_an_engine_with_too_few_plugin_layers_is_refused(onnx_files, library_fol
         engine.plugin_engine(plugin_form_path(onnx_files["fp16"]), load_profile("rtx-30"), 18, library_folder)
 
 
+def test_a_plugin_form_of_another_export_is_refused(onnx_files, tmp_path):
+    for path in (onnx_files["fp16"], plugin_form_path(onnx_files["int8"])):
+        name = path.name.replace("int8", "fp16")
+        shutil.copy(path, tmp_path / name)
+        shutil.copy(manifest_path(path), manifest_path(tmp_path / name))
+    with pytest.raises(RmtEdgeError, match=r"was made from another nano\.fp16\.onnx"):
+        build(tmp_path / "nano.fp16.onnx", load_profile("rtx-30"))
+
+
 def test_a_missing_plugin_library_says_how_to_build_it(onnx_files, tmp_path):
     with pytest.raises(RmtEdgeError, match=r"No plugin library for[\s\S]*rmt-edge plugin build[\s\S]*native"):
         build(onnx_files["fp16"], load_profile("rtx-30"), tmp_path, libraries=tmp_path)
