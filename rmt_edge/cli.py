@@ -82,7 +82,7 @@ def deploy(args: argparse.Namespace) -> None:
     from rmt_edge.engine import build, check_plugin_library, load_backend
     from rmt_edge.export import export
     from rmt_edge.model.checkpoint import load_checkpoint
-    from rmt_edge.quantize import quantize
+    from rmt_edge.quantize import calibration_set, quantize
     from rmt_edge.report import report
     from rmt_edge.validate import drop_message, validate
 
@@ -94,8 +94,9 @@ def deploy(args: argparse.Namespace) -> None:
     check_plugin_library(args.retention, args.libraries)
     num_classes = load_checkpoint(args.checkpoint, args.weights).num_classes
     check_labels(open_dataset(args.data), num_classes)
-    if args.calibration is not None:
-        open_dataset(args.calibration)
+    for recipe in recipes:
+        if recipe.precision == "int8":
+            calibration_set(recipe, args.calibration)
     preprocessing = _preprocessing(args)
     output_folder(args.output)
 

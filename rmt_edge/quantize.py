@@ -60,11 +60,7 @@ def quantize(
         "weights": weights,
     }
     if recipe.precision == "int8":
-        if calibration is None:
-            raise RmtEdgeError(
-                f"The recipe {recipe.name} needs calibration images.", do="Pass them with --calibration."
-            )
-        dataset = open_dataset(calibration)
+        dataset = calibration_set(recipe, calibration)
         ranges = calibrate(deployed, recipe, dataset, preprocessing)
         state |= ranges
         parents.append({"name": dataset.path.name, "sha256": dataset.sha256})
@@ -84,16 +80,24 @@ def quantize(
     return path
 
 
-def calibrate(
-    deployed: DeployedRMT, recipe: QuantizationRecipe, dataset: Dataset, preprocessing: Preprocessing
-) -> dict[str, Tensor]:
-    """Ranges of the recipe's layers over the data set: `<layer>.weight_amax` and `<layer>.input_amax`, float32."""
+def calibration_set(recipe: QuantizationRecipe, path: Path | None) -> Dataset:
+    """The data set to calibrate on, if it holds as many images as the recipe asks for."""
+    if path is None:
+        raise RmtEdgeError(f"The recipe {recipe.name} needs calibration images.", do="Pass them with --calibration.")
+    dataset = open_dataset(path)
     if len(dataset) < recipe.images:
         raise RmtEdgeError(
             f"{dataset.path} holds {len(dataset)} images.",
             f"the recipe {recipe.name} calibrates on {recipe.images}.",
             "Pass a larger data set, or a recipe with a smaller `images`.",
         )
+    return dataset
+
+
+def calibrate(
+    deployed: DeployedRMT, recipe: QuantizationRecipe, dataset: Dataset, preprocessing: Preprocessing
+) -> dict[str, Tensor]:
+    """Ranges of the recipe's layers over the data set: `<layer>.weight_amax` and `<layer>.input_amax`, float32."""
     names = [
         name
         for name, module in deployed.named_modules()

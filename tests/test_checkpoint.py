@@ -124,7 +124,10 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"hello, I am a text file\n", b"PK\x03\x04 but no zip", bytes(1000)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello, I am a text file\n", b"# A heading\n", b"<html>", b"{}", b"PK\x03\x04 but no zip", bytes(1000)],
+)
 def test_what_is_not_a_checkpoint_is_refused(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)

@@ -104,6 +104,11 @@ def test_deploy_refuses_early_what_would_fail_late(capsys, checkpoint, images, t
         "--output", tmp_path / "out", "--retention", "native",
     )  # fmt: skip
     assert status == 1 and "The classifier has 10 classes" in errors
+    rest = ["--data", images, "--output", tmp_path / "out", "--retention", "native"]
+    status, _, errors = call(capsys, "deploy", checkpoint, *rest)
+    assert status == 1 and "needs calibration images" in errors
+    status, _, errors = call(capsys, "deploy", checkpoint, "--calibration", images, *rest)
+    assert status == 1 and "holds 60 images" in errors and "calibrates on 512" in errors
     assert not (tmp_path / "out").exists()
 
 

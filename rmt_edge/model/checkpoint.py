@@ -9,6 +9,7 @@ import argparse
 import json
 import pathlib
 import pickle
+import re
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +33,8 @@ _HARMLESS = [
     np.float64(0).__reduce__()[0],  # numpy's unpickler of scalars, whatever this version calls its module
     *(type(np.dtype(x)) for x in (np.float32, np.float64, np.int64)),
 ]
+# What PyTorch's restricted unpickler says of a pickle that calls or builds what is not allowed.
+_ASKS_FOR_CODE = re.compile(r"GLOBAL|unrecognized function|Can only (build|create)|[Uu]nsupported class")
 _NAMED = 5  # names listed in an error
 
 
@@ -74,9 +77,10 @@ def _read_pickle(path: Path) -> object:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        message = str(error)
-        if "Unsupported" in message or "GLOBAL" in message or "global" in message:
-            reason = next((x.strip() for x in message.splitlines() if "GLOBAL" in x or "global" in x), message)
+        # PyTorch's advice comes before this; it names globals whatever the fault is.
+        message = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+        if _ASKS_FOR_CODE.search(message):
+            reason = message.splitlines()[0]
             raise RmtEdgeError(
                 f"{path} asks to run code while it is loaded; refused. ({reason[:200]})",
                 "a checkpoint holds tensors, numbers, strings and an argparse.Namespace, and needs no code.",
