@@ -47,7 +47,7 @@ def layers_in(messages: list[tuple[int, str]]) -> list[dict[str, Any]]:
 
 
 def log_for(trt: ModuleType) -> Any:
-    """A logger that keeps everything: errors for messages, the list of layers for the record. Prints only warnings."""
+    """A logger that keeps everything: errors for messages, the layers for the record; warnings are for --verbose."""
 
     class Log(trt.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:

@@ -42,6 +42,10 @@ class Dataset:
     def __len__(self) -> int:
         return self.count
 
+    def as_parent(self) -> dict[str, str]:
+        """The data set as the parent of a file, for its manifest."""
+        return {"name": self.path.name, "sha256": self.sha256}
+
     def pixels(self, indices: list[int], preprocessing: Preprocessing) -> np.ndarray:
         """Resized, cropped RGB pixels. (len(indices), height, width, 3), uint8."""
         return np.stack([fit(self.read(i), preprocessing) for i in indices])

@@ -63,7 +63,7 @@ def quantize(
         dataset = calibration_set(recipe, calibration)
         ranges = calibrate(deployed, recipe, dataset, preprocessing)
         state |= ranges
-        parents.append({"name": dataset.path.name, "sha256": dataset.sha256})
+        parents.append(dataset.as_parent())
         details["quantized_layers"] = len(ranges) // 2
     if recipe.precision != "fp32":
         check_fp16(state)

@@ -74,7 +74,7 @@ def validate(
         "max_drop_points": max_drop,
         "within_max_drop": metrics["drop_points"] <= max_drop,
     }
-    parents = [parent_of(onnx_path, onnx_manifest), given, {"name": dataset.path.name, "sha256": dataset.sha256}]
+    parents = [parent_of(onnx_path, onnx_manifest), given, dataset.as_parent()]
     path = folder / f"{onnx_path.stem}.predictions.npz"
     manifest = _write_predictions(path, classes, parents, onnx_manifest.recipe, details, time.monotonic() - start)
     logger.info(
@@ -132,7 +132,7 @@ def reference_predictions(
 ) -> np.ndarray:
     """The float32 PyTorch model's best classes, kept in the folder so that one run serves every precision."""
     path = folder / f"{checkpoint.stem}.reference.predictions.npz"
-    parents = [parent_of(checkpoint), {"name": dataset.path.name, "sha256": dataset.sha256}]
+    parents = [parent_of(checkpoint), dataset.as_parent()]
     settings = {"preprocessing": preprocessing.to_dict(), "weights": weights}
     if path.is_file() and manifest_path(path).is_file():
         known = read_manifest(path, PREDICTIONS)
