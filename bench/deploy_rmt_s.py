@@ -22,15 +22,16 @@ from rmt_edge.artifact import ENGINE, ONNX, QUANTIZED, read_manifest, write_json
 from rmt_edge.engine import build
 from rmt_edge.export import export
 from rmt_edge.model import create_model
+from rmt_edge.profile import load_profile
 from rmt_edge.quantize import quantize
-from rmt_edge.recipe import load_profile, load_recipe
+from rmt_edge.recipe import load_recipe
 
 IMAGES = 32
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="rtx-30", help="a profile of engines/")
+    parser.add_argument("--device", default="rtx-portable", help="a profile of engines/")
     parser.add_argument("--retention", choices=("plugin", "native"), default="native")
     parser.add_argument("--libraries", type=Path, help="folder of the plugin libraries (build/plugin)")
     parser.add_argument("--record", type=Path, help="also write the JSON object to this file")

@@ -25,8 +25,9 @@ from rmt_edge.export import export
 from rmt_edge.model import create_model
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.plugin.build import build_libraries
+from rmt_edge.profile import load_profile
 from rmt_edge.quantize import quantize
-from rmt_edge.recipe import PRECISIONS, load_profile, load_recipe
+from rmt_edge.recipe import PRECISIONS, load_recipe
 
 IMAGES = 8
 
@@ -36,14 +37,16 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, default="rmt_s")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
     parser.add_argument("--retention", choices=RETENTIONS, default="plugin")
-    parser.add_argument("--device", default="rtx-30", help="a profile of engines/")
+    parser.add_argument("--device", default="rtx-portable", help="a profile of engines/")
     parser.add_argument("--libraries", type=Path, help="folder of the plugin libraries")
     parser.add_argument("--record", type=Path, help="also write the JSON object to this file")
     args = parser.parse_args()
     profile = load_profile(args.device)
     if args.libraries is None and args.retention != "native":
         args.libraries = Path("build/bench-plugin")
-        build_libraries(args.libraries, [int(profile.compute_capability.replace(".", ""))], [platform.machine()])
+        build_libraries(
+            args.libraries, [int(x.replace(".", "")) for x in profile.compute_capabilities], [platform.machine()]
+        )
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -64,7 +67,7 @@ def main() -> None:
         "precision": args.precision,
         "retention": details["retention"],
         "device": details["profile"]["device"],
-        "compute_capability": details["profile"]["compute_capability"],
+        "compute_capabilities": details["profile"]["compute_capabilities"],
         "blocks": sum(VARIANTS[args.variant].depths),
         "layers": details["layers"],
         "plugin_layers": len(plugins),

@@ -30,7 +30,7 @@ from rmt_edge.builder_log import layers_in, log_for, progress
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency import has_gpu, median_latency_ms
 from rmt_edge.plugin.load import library_path, load_plugins, take_last_error
-from rmt_edge.recipe import DeviceProfile
+from rmt_edge.profile import DeviceProfile
 
 # Modules that hold the API of a backend, the first that imports is taken, and what to install without any.
 BACKENDS = {
@@ -206,7 +206,7 @@ def engine_from_onnx(onnx_path: Path, profile: DeviceProfile) -> tuple[bytes, li
     sizes = tuple(image.shape)[1:]
     batches.set_shape(image.name, *((n, *sizes) for n in (profile.min_batch, profile.opt_batch, profile.max_batch)))
     config.add_optimization_profile(batches)
-    _set_compute_capability(trt, config, profile)
+    _set_compute_capabilities(trt, config, profile)
     with progress(trt, config, onnx_path.name) as interrupted:
         plan = builder.build_serialized_network(network, config)
     if interrupted.is_set():
@@ -225,22 +225,20 @@ def _strongly_typed(trt: ModuleType) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _set_compute_capability(trt: ModuleType, config: Any, profile: DeviceProfile) -> None:
-    """Build for the profile's GPU. TensorRT builds for the GPU it runs on and takes no other."""
-    if profile.compute_capability == "current":
-        return
+def _set_compute_capabilities(trt: ModuleType, config: Any, profile: DeviceProfile) -> None:
+    """Build for the profile's GPUs. TensorRT builds for the GPU it runs on and takes no other."""
     if not hasattr(config, "set_compute_capability"):
-        raise RmtEdgeError(
-            f"{profile.backend} builds for the GPU of the machine it runs on, not for {profile.compute_capability}.",
-            do='Set compute_capability = "current" in the device profile and build on the device.',
-        )
-    name = "SM" + profile.compute_capability.replace(".", "")
-    capability = getattr(trt.ComputeCapability, name, None)
-    if capability is None:
-        known = [f"{x[2:-1]}.{x[-1]}" for x in dir(trt.ComputeCapability) if x.startswith("SM")]
-        raise RmtEdgeError(
-            f"{profile.backend} {trt.__version__} does not build for compute capability {profile.compute_capability}.",
-            f"it builds for {', '.join(sorted(known, key=float))}.",
-        )
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(capability, 0)
+        return
+    chosen = []
+    for value in profile.compute_capabilities:
+        capability = getattr(trt.ComputeCapability, "SM" + value.replace(".", ""), None)
+        if capability is None:
+            known = [f"{x[2:-1]}.{x[-1]}" for x in dir(trt.ComputeCapability) if x.startswith("SM")]
+            raise RmtEdgeError(
+                f"{profile.backend} {trt.__version__} does not build for compute capability {value}.",
+                f"it builds for {', '.join(sorted(known, key=float))}.",
+            )
+        chosen.append(capability)
+    config.num_compute_capabilities = len(chosen)
+    for index, capability in enumerate(chosen):
+        config.set_compute_capability(capability, index)

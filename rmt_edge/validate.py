@@ -29,8 +29,8 @@ from rmt_edge.data import Dataset, check_labels, open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import drop_interval_points, drop_points, hits, percent, top_classes
 from rmt_edge.model.checkpoint import load_checkpoint
+from rmt_edge.onnx_runner import OnnxRunner
 from rmt_edge.preprocess import Preprocessing
-from rmt_edge.runtime import OnnxRunner
 
 MAX_DROP_POINTS = 0.5
 BATCH = 50

@@ -61,8 +61,8 @@ def test_deploy_does_all_of_it_and_names_every_file(
     )  # fmt: skip
     assert status == 0, errors
     assert [x.rpartition("/")[2] for x in paths] == [
-        "nano.fp16.safetensors", "nano.fp16.onnx", "nano.fp16.rtx-30.plugin.engine", "nano.fp16.predictions.npz",
-        "nano.tiny.safetensors", "nano.tiny.onnx", "nano.tiny.rtx-30.plugin.engine", "nano.tiny.predictions.npz",
+        "nano.fp16.safetensors", "nano.fp16.onnx", "nano.fp16.rtx-portable.plugin.engine", "nano.fp16.predictions.npz",
+        "nano.tiny.safetensors", "nano.tiny.onnx", "nano.tiny.rtx-portable.plugin.engine", "nano.tiny.predictions.npz",
         "report.json", "report.md",
     ]  # fmt: skip
     assert re.search(r"deploy: done in \d+ s", caplog.text)

@@ -21,7 +21,7 @@ from rmt_edge.builder_log import layers_in
 from rmt_edge.engine import build, choose_retention, engine_from_onnx, load_backend
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.recipe import DeviceProfile, load_profile
+from rmt_edge.profile import DeviceProfile, load_profile
 
 BLOCKS = sum(VARIANTS["rmt_nano"].depths)
 has_rtx = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
@@ -32,7 +32,8 @@ needs_rtx = pytest.mark.skipif(not has_rtx, reason="tensorrt-rtx-cu13-bindings i
 def built(onnx_files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
     return {
-        name: build(onnx_files[name], load_profile("rtx-30"), folder, retention="native") for name in ("fp16", "int8")
+        name: build(onnx_files[name], load_profile("rtx-portable"), folder, retention="native")
+        for name in ("fp16", "int8")
     }
 
 
@@ -40,7 +41,7 @@ def built(onnx_files, tmp_path_factory):
 def built_with_plugins(onnx_files, tmp_path_factory, library_folder):
     folder = tmp_path_factory.mktemp("engines")
     return {
-        name: build(onnx_files[name], load_profile("rtx-30"), folder, libraries=library_folder)
+        name: build(onnx_files[name], load_profile("rtx-portable"), folder, libraries=library_folder)
         for name in ("fp16", "int8")
     }
 
@@ -54,7 +55,7 @@ def test_an_engine_comes_with_its_layers_and_manifest(built, onnx_files, precisi
     layers = json.loads(path.with_name(f"{path.name}.layers.json").read_text())
     assert layers["count"] == len(layers["layers"]) == sum(layers["by_kind"].values()) == manifest.details["layers"]
     assert manifest.parents[0]["name"] == onnx_files[precision].name
-    assert manifest.details["profile"]["compute_capability"] == "8.6"
+    assert manifest.details["profile"]["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0"]
     # Native retention is fused attention: two kernels in a decomposed block, one in a whole one.
     variant = VARIANTS["rmt_nano"]
     attention = sum((2 if d else 1) * n for d, n in zip(variant.decomposed, variant.depths, strict=True))
@@ -95,7 +96,7 @@ def test_plugins_are_the_default_and_leave_little_beside_them(built_with_plugins
 def test_an_engine_with_too_few_plugin_layers_is_refused(onnx_files, library_folder, monkeypatch):
     monkeypatch.setattr(engine, "PLUGIN_KINDS", ())
     with pytest.raises(RmtEdgeError, match=r"18 nodes for plugins, but its engine has 0 plugin layers"):
-        engine.plugin_engine(plugin_form_path(onnx_files["fp16"]), load_profile("rtx-30"), 18, library_folder)
+        engine.plugin_engine(plugin_form_path(onnx_files["fp16"]), load_profile("rtx-portable"), 18, library_folder)
 
 
 def test_a_plugin_form_of_another_export_is_refused(onnx_files, tmp_path):
@@ -104,12 +105,12 @@ def test_a_plugin_form_of_another_export_is_refused(onnx_files, tmp_path):
         shutil.copy(path, tmp_path / name)
         shutil.copy(manifest_path(path), manifest_path(tmp_path / name))
     with pytest.raises(RmtEdgeError, match=r"was made from another nano\.fp16\.onnx"):
-        build(tmp_path / "nano.fp16.onnx", load_profile("rtx-30"))
+        build(tmp_path / "nano.fp16.onnx", load_profile("rtx-portable"))
 
 
 def test_a_missing_plugin_library_says_how_to_build_it(onnx_files, tmp_path):
     with pytest.raises(RmtEdgeError, match=r"No plugin library for[\s\S]*rmt-edge plugin build[\s\S]*native"):
-        build(onnx_files["fp16"], load_profile("rtx-30"), tmp_path, libraries=tmp_path)
+        build(onnx_files["fp16"], load_profile("rtx-portable"), tmp_path, libraries=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -130,8 +131,8 @@ def test_retention_is_plugin_by_default_and_auto_explains_itself(caplog, monkeyp
 def test_auto_keeps_the_faster_of_both(onnx_files, library_folder, tmp_path, monkeypatch, faster):
     monkeypatch.setattr(engine, "has_gpu", lambda: True)
     monkeypatch.setattr(engine, "median_latency_ms", lambda path, trt, batch: 1.0 if faster in path.name else 2.0)
-    path = build(onnx_files["fp16"], load_profile("rtx-30"), tmp_path, "auto", library_folder)
-    assert path.name == f"nano.fp16.rtx-30.{faster}.engine"
+    path = build(onnx_files["fp16"], load_profile("rtx-portable"), tmp_path, "auto", library_folder)
+    assert path.name == f"nano.fp16.rtx-portable.{faster}.engine"
     assert sorted(x.name for x in tmp_path.iterdir()) == [path.name, f"{path.name}.json", f"{path.name}.layers.json"]
 
 
@@ -142,7 +143,7 @@ def test_a_changed_onnx_file_is_refused(onnx_files, tmp_path):
     shutil.copy(manifest_path(onnx_files["fp16"]), tmp_path)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(RmtEdgeError, match="is not the file its manifest describes"):
-        build(path, load_profile("rtx-30"), retention="native")
+        build(path, load_profile("rtx-portable"), retention="native")
 
 
 @pytest.mark.trt
@@ -156,13 +157,13 @@ def test_what_the_parser_cannot_take_is_printed(tmp_path):
     )
     onnx.save(model, tmp_path / "x.onnx")
     with pytest.raises(RmtEdgeError, match=r"cannot parse .*x\.onnx[\s\S]*Mystery"):
-        engine_from_onnx(tmp_path / "x.onnx", load_profile("rtx-30"))
+        engine_from_onnx(tmp_path / "x.onnx", load_profile("rtx-portable"))
 
 
 @pytest.mark.trt
 @needs_rtx
 def test_an_unknown_compute_capability_lists_the_known_ones(onnx_files):
-    profile = DeviceProfile("orin", "Orin", "tensorrt_rtx", "8.7")
+    profile = DeviceProfile("orin", "Orin", "tensorrt_rtx", ("8.7",), ("1.7", "1.7"), 8, 1024)
     with pytest.raises(RmtEdgeError, match=r"does not build for compute capability 8\.7[\s\S]*8\.6, 8\.9, 12\.0"):
         engine_from_onnx(onnx_files["fp16"], profile)
 

@@ -21,9 +21,9 @@ from rmt_edge.graph import MIN_SCALE, int8_of, onnx_from_deployed, scale_of
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT, deployed_from_model
 from rmt_edge.model.variants import VARIANTS
+from rmt_edge.onnx_runner import OnnxRunner
 from rmt_edge.quantize import calibrate
 from rmt_edge.recipe import LINEAR_LAYERS
-from rmt_edge.runtime import OnnxRunner
 from tests.conftest import SMALL, filled
 from tests.golden import weights
 

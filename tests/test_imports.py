@@ -12,12 +12,24 @@ PACKAGE = ROOT / "rmt_edge"
 # Where each heavy package may be imported, of DESIGN.
 ALLOWED = {
     "modelopt": {"quantize.py"},
-    "tensorrt": {"engine.py", "runtime.py", "plugin/load.py"},
-    "tensorrt_rtx": {"engine.py", "runtime.py", "plugin/load.py"},
+    "tensorrt": {"engine.py", "plugin/load.py"},
+    "tensorrt_rtx": {"engine.py", "plugin/load.py"},
     "triton": {"retention/kernels.py", "depthwise/kernels.py", "plugin/build.py"},
 }
 # What a device runs must do without these.
-DEVICE_SIDE = ("errors", "artifact", "recipe", "preprocess", "metrics", "engine", "latency", "plugin.load", "cli")
+DEVICE_SIDE = (
+    "errors",
+    "artifact",
+    "settings",
+    "recipe",
+    "profile",
+    "preprocess",
+    "metrics",
+    "engine",
+    "latency",
+    "plugin.load",
+    "cli",
+)
 WORKSTATION_ONLY = {"torch", "modelopt", "triton", "onnxruntime", "onnx", "safetensors", "PIL", "matplotlib"}
 
 
@@ -53,7 +65,7 @@ def test_imports_are_at_the_top_but_in_the_command_line():
             for node in ast.walk(function)
             if isinstance(node, ast.Import | ast.ImportFrom)
         ]
-        assert not deferred or path.name == "cli.py", path
+        assert not deferred or path.parent.name == "cli", path
 
 
 def test_no_module_outgrows_its_readers():

@@ -3,18 +3,14 @@
 import pytest
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.recipe import ROOT, DeviceProfile, QuantizationRecipe, load_profile, load_recipe
+from rmt_edge.recipe import QuantizationRecipe, load_recipe
+from rmt_edge.settings import ROOT
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "calib").glob("*.toml")), ids=lambda x: x.stem)
 def test_every_recipe_in_the_repository_loads(path):
     assert load_recipe(path.stem) == load_recipe(path)
     assert load_recipe(path).name == path.stem
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "engines").glob("*.toml")), ids=lambda x: x.stem)
-def test_every_profile_in_the_repository_loads(path):
-    assert load_profile(path.stem).name == path.stem
 
 
 def test_the_default_int8_recipe_is_the_one_documented():
@@ -48,24 +44,6 @@ def test_wrong_recipes_are_refused_with_their_path(tmp_path, text, match):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(RmtEdgeError, match=r"no recipe int3[\s\S]*fp16, fp32, int8"):
         load_recipe("int3")
-    with pytest.raises(RmtEdgeError, match=r"no device profile abacus[\s\S]*rtx-30"):
-        load_profile("abacus")
-
-
-@pytest.mark.parametrize(
-    ("values", "match"),
-    [
-        ({"compute_capability": "sm_86"}, 'like "8.6"'),
-        ({"backend": "onnxruntime"}, "allowed: tensorrt_rtx, tensorrt"),
-        ({"min_batch": 4}, "min ≤ opt ≤ max"),
-        ({"max_batch": 0}, "max_batch is 0"),
-    ],
-)
-def test_wrong_profiles_are_refused(values, match):
-    right = {"name": "x", "device": "X", "backend": "tensorrt_rtx", "compute_capability": "8.6"}
-    assert DeviceProfile(**right).max_batch == 32
-    with pytest.raises(RmtEdgeError, match=match):
-        DeviceProfile(**right | values)
 
 
 def test_an_unquantised_recipe_records_only_what_it_uses():

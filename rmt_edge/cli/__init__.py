@@ -1,0 +1,82 @@
+"""The command line: one function per command, progress on stderr, the path of the result on stdout.
+
+A file of this package holds the commands of one place of use. Each command imports what it needs when it runs, so that
+a device needs neither torch nor modelopt.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rmt_edge import __version__
+from rmt_edge.cli import build, pipeline
+from rmt_edge.errors import RmtEdgeError
+
+# Modules with commands, in the order of the help.
+COMMANDS = (pipeline, build)
+logger = logging.getLogger("rmt_edge")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rmt-edge",
+        description="Takes a trained RMT to the device it will run on: quantise, export, build, validate, report.",
+        epilog="Start with: rmt-edge deploy CHECKPOINT --calibration IMAGES --data IMAGES. README.md has the rest.",
+    )
+    parser.add_argument("--version", action="version", version=f"rmt-edge {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="also log what the TensorRT builder warns of")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        module.add_commands(commands)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status: 0, 1 for an error, 130 for Ctrl-C."""
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logger.setLevel(logging.DEBUG if args.verbose else logging.INFO)
+    interrupted = threading.Event()
+    with _noticing_ctrl_c(interrupted):
+        try:
+            args.run(args)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (Exception, KeyboardInterrupt) as error:
+            if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
+                print("\nrmt-edge: interrupted. What was finished is whole; the rest was not written.", file=sys.stderr)
+                return 130
+            if isinstance(error, RmtEdgeError) and not args.traceback:
+                print(f"rmt-edge: {error}", file=sys.stderr)
+                return 1
+            raise
+    return 0
+
+
+@contextmanager
+def _noticing_ctrl_c(interrupted: threading.Event) -> Iterator[None]:
+    """Set the event at Ctrl-C, then raise KeyboardInterrupt as usual.
+
+    A library may turn that exception into one of its own (safetensors does); the event tells it from a fault.
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

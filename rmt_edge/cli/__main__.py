@@ -1,0 +1,7 @@
+"""python -m rmt_edge.cli"""
+
+import sys
+
+from rmt_edge.cli import main
+
+sys.exit(main())

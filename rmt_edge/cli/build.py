@@ -1,0 +1,36 @@
+"""The commands that make engines and the plugins in them."""
+
+import argparse
+from pathlib import Path
+
+from rmt_edge.cli.options import add_command, add_output, add_retention
+from rmt_edge.profile import load_profile
+
+
+def build(args: argparse.Namespace) -> None:
+    """Build the TensorRT engine of an ONNX file for a device."""
+    from rmt_edge.engine import build as run
+
+    print(run(args.onnx, load_profile(args.device), args.output, args.retention, args.libraries))
+
+
+def plugin(args: argparse.Namespace) -> None:
+    """Build the library of TensorRT plugins: every GPU and both processors, or those named."""
+    from rmt_edge.plugin.build import build_libraries
+
+    for path in build_libraries(args.output, args.sm, args.arch, args.headers):
+        print(path)
+
+
+def add_commands(commands) -> None:
+    """build, plugin."""
+    sub = add_command(commands, build)
+    sub.add_argument("onnx", type=Path, help="a file that `export` wrote")
+    add_retention(sub)
+    add_output(sub, None)
+    sub = add_command(commands, plugin)
+    sub.add_argument("action", choices=("build",), help="build: compile the kernels and link the libraries")
+    sub.add_argument("--sm", type=int, action="append", help="GPU generation, 87 for SM 8.7; repeat for several")
+    sub.add_argument("--arch", choices=("x86_64", "aarch64"), action="append", help="processor; repeat for both")
+    sub.add_argument("--headers", type=Path, help="a folder with NvInfer.h of TensorRT 10.3 or later")
+    sub.add_argument("--output", type=Path, default=Path("build/plugin"), metavar="FOLDER", help="build/plugin")

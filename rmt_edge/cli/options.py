@@ -1,0 +1,69 @@
+"""Options that several commands share."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.preprocess import Preprocessing
+from rmt_edge.settings import read_toml
+
+OUTPUT = Path("deployed")
+RECIPES = ("fp32", "fp16", "int8")
+DEVICE = "rtx-portable"
+
+
+def add_command(commands, function: Callable[[argparse.Namespace], None], name: str = "") -> argparse.ArgumentParser:
+    """A command named after its function, with the first line of its docstring as its help."""
+    assert function.__doc__, function
+    summary = function.__doc__.splitlines()[0]
+    sub = commands.add_parser(name or function.__name__.replace("_", "-"), help=summary, description=summary)
+    sub.set_defaults(run=function)
+    return sub
+
+
+def add_checkpoint(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("checkpoint", type=Path, help="a public RMT .pth, a state dict or a .safetensors")
+    sub.add_argument("--calibration", type=Path, metavar="IMAGES", help="images to calibrate INT8 with (no labels)")
+    sub.add_argument("--weights", choices=("model", "model_ema"), help="which weights of a .pth that holds both")
+    sub.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="another input size")
+    sub.add_argument(
+        "--preprocessing", type=Path, metavar="TOML", help="size, crop, mean, std instead of the checkpoint's"
+    )
+
+
+def add_data(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--data", type=Path, required=True, metavar="IMAGES", help="labelled images: class folders, .npz or IDX"
+    )
+    sub.add_argument("--max-drop", type=float, metavar="POINTS", help="top-1 that may be lost (0.5)")
+
+
+def add_output(sub: argparse.ArgumentParser, default: Path | None) -> None:
+    where = f"{default}/" if default else "beside the input"
+    sub.add_argument("--output", type=Path, default=default, metavar="FOLDER", help=f"where to write ({where})")
+
+
+def add_retention(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", default=DEVICE, help=f"a profile of engines/ or a path to one ({DEVICE})")
+    sub.add_argument(
+        "--retention",
+        metavar="plugin|native|auto",
+        help="rmt-edge's fused kernels, TensorRT's own layers, or the faster of both (plugin)",
+    )
+    sub.add_argument("--libraries", type=Path, metavar="FOLDER", help="the plugin libraries (build/plugin)")
+
+
+def preprocessing_of(args: argparse.Namespace) -> Preprocessing | None:
+    """What --preprocessing or --input-size say; None where they say nothing and the checkpoint's own holds."""
+    if args.preprocessing is not None and args.input_size is not None:
+        raise RmtEdgeError("Both --preprocessing and --input-size are given.", do="Put height and width in the file.")
+    if args.preprocessing is not None:
+        return Preprocessing.from_dict(read_toml(args.preprocessing))
+    if args.input_size is not None:
+        from rmt_edge.model.checkpoint import load_checkpoint
+
+        height, width = args.input_size
+        return replace(load_checkpoint(args.checkpoint, args.weights).preprocessing, height=height, width=width)
+    return None

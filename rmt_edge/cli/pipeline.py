@@ -1,0 +1,122 @@
+"""The commands of the workstation: from a checkpoint to the report."""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+from rmt_edge.artifact import output_folder
+from rmt_edge.cli.options import (
+    OUTPUT,
+    RECIPES,
+    add_checkpoint,
+    add_command,
+    add_data,
+    add_output,
+    add_retention,
+    preprocessing_of,
+)
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.profile import load_profile
+from rmt_edge.recipe import load_recipe
+
+logger = logging.getLogger("rmt_edge")
+
+
+def quantize(args: argparse.Namespace) -> None:
+    """Fold a checkpoint into its deployment form and calibrate it."""
+    from rmt_edge.quantize import quantize as run
+
+    recipe = load_recipe(args.recipe)
+    print(run(args.checkpoint, recipe, args.output, args.calibration, preprocessing_of(args), args.weights))
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the ONNX file of a quantised checkpoint and check it against PyTorch."""
+    from rmt_edge.export import export as run
+
+    print(run(args.quantized, args.output))
+
+
+def validate(args: argparse.Namespace) -> None:
+    """Measure the accuracy of an ONNX file against its checkpoint; exit 1 if it loses more than --max-drop points."""
+    from rmt_edge.validate import drop_message
+    from rmt_edge.validate import validate as run
+
+    path, manifest = run(args.onnx, args.checkpoint, args.data, args.output, args.max_drop)
+    print(path)
+    if not manifest.details["within_max_drop"]:
+        raise RmtEdgeError(drop_message(manifest))
+
+
+def report(args: argparse.Namespace) -> None:
+    """Put everything in a folder side by side on one page."""
+    from rmt_edge.report import report as run
+
+    print(run(args.folder))
+
+
+def deploy(args: argparse.Namespace) -> None:
+    """Quantise, export, build, validate and report, in one go."""
+    from rmt_edge.data import check_labels, open_dataset
+    from rmt_edge.engine import build, check_plugin_library, load_backend
+    from rmt_edge.export import export
+    from rmt_edge.model.checkpoint import load_checkpoint
+    from rmt_edge.quantize import calibration_set, quantize
+    from rmt_edge.report import report
+    from rmt_edge.validate import drop_message, validate
+
+    start = time.monotonic()
+    # What can be refused is refused before the first long step.
+    recipes = [load_recipe(name) for name in args.recipes]
+    profile = load_profile(args.device)
+    load_backend(profile.backend)
+    check_plugin_library(args.retention, args.libraries)
+    num_classes = load_checkpoint(args.checkpoint, args.weights).num_classes
+    check_labels(open_dataset(args.data), num_classes)
+    for recipe in recipes:
+        if recipe.precision == "int8":
+            calibration_set(recipe, args.calibration)
+    preprocessing = preprocessing_of(args)
+    output_folder(args.output)
+
+    made, too_large = [], []
+    for recipe in recipes:
+        logger.info("%s: quantize, export, build, validate", recipe.name)
+        quantized = quantize(args.checkpoint, recipe, args.output, args.calibration, preprocessing, args.weights)
+        onnx = export(quantized)
+        engine = build(onnx, profile, retention=args.retention, libraries=args.libraries)
+        predictions, manifest = validate(onnx, args.checkpoint, args.data, max_drop=args.max_drop)
+        made += [quantized, onnx, engine, predictions]
+        if not manifest.details["within_max_drop"]:
+            too_large.append(drop_message(manifest))
+    page = report(args.output)
+    logger.info("deploy: done in %.0f s", time.monotonic() - start)
+    for path in [*made, page.with_suffix(".json"), page]:
+        print(path)
+    if too_large:
+        raise RmtEdgeError("\n".join(too_large))
+
+
+def add_commands(commands) -> None:
+    """deploy, quantize, export, validate, report."""
+    sub = add_command(commands, deploy)
+    add_checkpoint(sub)
+    add_data(sub)
+    add_output(sub, OUTPUT)
+    sub.add_argument("--recipes", nargs="+", default=RECIPES, help=f"of calib/, or paths ({' '.join(RECIPES)})")
+    add_retention(sub)
+    sub = add_command(commands, quantize)
+    add_checkpoint(sub)
+    sub.add_argument("--recipe", required=True, help=f"one of calib/ ({', '.join(RECIPES)}) or a path")
+    add_output(sub, OUTPUT)
+    sub = add_command(commands, export)
+    sub.add_argument("quantized", type=Path, help="a file that `quantize` wrote")
+    add_output(sub, None)
+    sub = add_command(commands, validate)
+    sub.add_argument("onnx", type=Path, help="a file that `export` wrote")
+    sub.add_argument("--checkpoint", type=Path, required=True, help="the checkpoint it was made from")
+    add_data(sub)
+    add_output(sub, None)
+    sub = add_command(commands, report)
+    sub.add_argument("folder", type=Path, help="where the other commands wrote")

@@ -1,0 +1,130 @@
+"""Device profiles: engines/*.toml, one device each. What an engine is built for and what the device can do."""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.settings import check_choice, check_positive, known_settings, load_settings
+
+BACKENDS = ("tensorrt_rtx", "tensorrt")
+HARDWARE_COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
+FOLDER = "engines"
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """A device, the builder's limits on it, and its peaks.
+
+    device: the name that people know. backend: the TensorRT that serves it, tensorrt_versions from the first to the
+    last, both included ("10.3", "11.4"; the first two numbers of a version count). compute_capabilities: of the GPUs
+    that one engine is for, like "8.7"; more than one only with tensorrt_rtx.
+
+    memory_gib: of the GPU, or on a Jetson of the whole board, which CPU and GPU share (is_memory_shared).
+    workspace_mib: what the builder may take of it as workspace.
+
+    min_batch, opt_batch, max_batch: the optimisation profile. batches: those that `rmt-edge bench` sweeps by default.
+
+    bandwidth_gb_s: of the memory, 1e9 bytes/s. fp16_tflops, int8_tops: dense tensor-core peaks with FP32 and INT32
+    accumulation, 1e12 operations/s, a multiply-add counted as two. None where a profile stands for several devices.
+    sources: where these numbers are from, with the arithmetic where they are derived.
+
+    power_modes: the names that `nvpmodel -q` prints, largest first. version_compatible: build an engine that later
+    TensorRT versions open. hardware_compatibility: build one that other GPUs open (HardwareCompatibilityLevel).
+    """
+
+    name: str
+    device: str
+    backend: str
+    compute_capabilities: tuple[str, ...]
+    tensorrt_versions: tuple[str, str]
+    memory_gib: float
+    workspace_mib: int
+    is_memory_shared: bool = False
+    min_batch: int = 1
+    opt_batch: int = 1
+    max_batch: int = 32
+    batches: tuple[int, ...] = (1, 8, 32)
+    bandwidth_gb_s: float | None = None
+    fp16_tflops: float | None = None
+    int8_tops: float | None = None
+    sources: tuple[str, ...] = ()
+    power_modes: tuple[str, ...] = ()
+    version_compatible: bool = False
+    hardware_compatibility: str = "none"
+
+    def __post_init__(self) -> None:
+        for field in ("compute_capabilities", "tensorrt_versions", "batches", "sources", "power_modes"):
+            value = getattr(self, field)
+            if not isinstance(value, list | tuple):
+                raise RmtEdgeError(f"{field} is {value!r}.", "it is a list.")
+            object.__setattr__(self, field, tuple(value))
+        check_choice("backend", self.backend, BACKENDS)
+        check_choice("hardware_compatibility", self.hardware_compatibility, HARDWARE_COMPATIBILITIES)
+        _check_compute_capabilities(self.compute_capabilities, self.backend)
+        _check_versions(self.tensorrt_versions)
+        check_positive(workspace_mib=self.workspace_mib)
+        for field in ("memory_gib", "bandwidth_gb_s", "fp16_tflops", "int8_tops"):
+            value = getattr(self, field)
+            if field == "memory_gib" or value is not None:
+                _check_above_zero(field, value)
+        if self.workspace_mib > self.memory_gib * 1024:
+            raise RmtEdgeError(
+                f"workspace_mib is {self.workspace_mib}, memory_gib {self.memory_gib:g}.",
+                "the builder's workspace is a part of the memory.",
+            )
+        check_positive(min_batch=self.min_batch, opt_batch=self.opt_batch, max_batch=self.max_batch)
+        if not self.min_batch <= self.opt_batch <= self.max_batch:
+            raise RmtEdgeError(
+                f"The batches are {self.min_batch}, {self.opt_batch}, {self.max_batch}.", "min ≤ opt ≤ max must hold."
+            )
+        for batch in self.batches:
+            check_positive(batches=batch)
+            if not self.min_batch <= batch <= self.max_batch:
+                raise RmtEdgeError(
+                    f"batches holds {batch}.",
+                    f"the engine takes {self.min_batch} to {self.max_batch} images at a time.",
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a manifest holds it: JSON has lists, no tuples."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def load_profile(name: str | Path) -> DeviceProfile:
+    """A device profile by name or path."""
+    return load_settings(name, FOLDER, DeviceProfile, "device profile")
+
+
+def profile_names() -> list[str]:
+    """The profiles of this repository, sorted."""
+    return known_settings(FOLDER)
+
+
+def version_numbers(version: str) -> tuple[int, int]:
+    """The first two numbers of a version: "10.13.3.9" -> (10, 13)."""
+    first, second = version.split(".")[:2]
+    return int(first), int(second)
+
+
+def _check_compute_capabilities(values: tuple[str, ...], backend: str) -> None:
+    if not values or not all(isinstance(x, str) and re.fullmatch(r"\d+\.\d", x) for x in values):
+        raise RmtEdgeError(f"compute_capabilities is {list(values)!r}.", 'it is a list like ["8.7"].')
+    if len(values) > 1 and backend == "tensorrt":
+        raise RmtEdgeError(
+            f"compute_capabilities has {len(values)} entries.",
+            "TensorRT builds for the GPU that it runs on; only tensorrt_rtx builds one engine for several.",
+        )
+
+
+def _check_versions(values: tuple[str, ...]) -> None:
+    if len(values) != 2 or not all(isinstance(x, str) and re.fullmatch(r"\d+\.\d+", x) for x in values):
+        raise RmtEdgeError(f"tensorrt_versions is {list(values)!r}.", 'it is the first and the last: ["10.3", "11.4"].')
+    if version_numbers(values[0]) > version_numbers(values[1]):
+        raise RmtEdgeError(f"tensorrt_versions is {list(values)!r}.", "the first comes before the last.")
+
+
+def _check_above_zero(field: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise RmtEdgeError(f"{field} is {value!r}.", "it is a number above 0.")
