@@ -15,9 +15,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from rmt_edge import engine
+from rmt_edge import engine, engine_layers
 from rmt_edge.artifact import ENGINE, manifest_path, plugin_form_path, read_manifest
-from rmt_edge.builder_log import layers_in
 from rmt_edge.engine import build, choose_retention, engine_from_onnx, load_backend
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.variants import VARIANTS
@@ -78,7 +77,7 @@ def test_plugins_are_the_default_and_leave_little_beside_them(built_with_plugins
     path = built_with_plugins[precision]
     manifest = read_manifest(path, ENGINE)
     layers = json.loads(path.with_name(f"{path.name}.layers.json").read_text())["layers"]
-    plugins = [x for x in layers if x["kind"] in engine.PLUGIN_KINDS]
+    plugins = [x for x in layers if x["kind"] in engine_layers.PLUGIN_KINDS]
     # Retention, the position encoding and the feed-forward's convolution of each block.
     assert len(plugins) == manifest.details["plugin_layers"] == 3 * BLOCKS
     assert sum("retention" in x["name"] for x in plugins) == BLOCKS
@@ -93,10 +92,12 @@ def test_plugins_are_the_default_and_leave_little_beside_them(built_with_plugins
 
 @pytest.mark.trt
 @needs_rtx
-def test_an_engine_with_too_few_plugin_layers_is_refused(onnx_files, library_folder, monkeypatch):
-    monkeypatch.setattr(engine, "PLUGIN_KINDS", ())
+def test_an_engine_with_too_few_plugin_layers_is_refused(onnx_files, library_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_layers, "PLUGIN_KINDS", ())
     with pytest.raises(RmtEdgeError, match=r"18 nodes for plugins, but its engine has 0 plugin layers"):
-        engine.plugin_engine(plugin_form_path(onnx_files["fp16"]), load_profile("rtx-portable"), 18, library_folder)
+        engine.plugin_engine(
+            plugin_form_path(onnx_files["fp16"]), load_profile("rtx-portable"), 18, library_folder, None, tmp_path
+        )
 
 
 def test_a_plugin_form_of_another_export_is_refused(onnx_files, tmp_path):
@@ -157,15 +158,15 @@ def test_what_the_parser_cannot_take_is_printed(tmp_path):
     )
     onnx.save(model, tmp_path / "x.onnx")
     with pytest.raises(RmtEdgeError, match=r"cannot parse .*x\.onnx[\s\S]*Mystery"):
-        engine_from_onnx(tmp_path / "x.onnx", load_profile("rtx-portable"))
+        engine_from_onnx(tmp_path / "x.onnx", load_profile("rtx-portable"), None, tmp_path)
 
 
 @pytest.mark.trt
 @needs_rtx
-def test_an_unknown_compute_capability_lists_the_known_ones(onnx_files):
+def test_an_unknown_compute_capability_lists_the_known_ones(onnx_files, tmp_path):
     profile = DeviceProfile("orin", "Orin", "tensorrt_rtx", ("8.7",), ("1.7", "1.7"), 8, 1024)
     with pytest.raises(RmtEdgeError, match=r"does not build for compute capability 8\.7[\s\S]*8\.6, 8\.9, 12\.0"):
-        engine_from_onnx(onnx_files["fp16"], profile)
+        engine_from_onnx(onnx_files["fp16"], profile, None, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -183,24 +184,6 @@ def test_a_backend_that_does_not_load_says_why(monkeypatch, tmp_path):
     monkeypatch.setitem(engine.BACKENDS, "tensorrt", (("broken_backend",), "Install it."))
     with pytest.raises(RmtEdgeError, match=r"not installed here: libnvinfer\.so\.10: cannot open"):
         load_backend("tensorrt")
-
-
-def test_the_builder_s_list_is_parsed():
-    text = (
-        "Layers:\n"
-        "Name: a, LayerType: gemm, Inputs: [ { Name: x, Datatype: Int8 }], Constants: [ { Datatype: Int8 }], "
-        "Outputs: [ { Name: y, Datatype: Half }], TacticName: t, StreamId: 0, "
-        "Metadata: [ONNX Layer: p/product][ONNX Layer: p.weight]\n"
-        "Name: b, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , "
-        "StreamId: 0, Metadata: \n"
-        "\nI/O Tensors:\n Name: images, IOMode: Input\n"
-    )
-    assert layers_in([(4, "other"), (4, text)]) == [
-        {"name": "a", "kind": "gemm", "reads": ["Int8"], "writes": ["Half"], "onnx_nodes": ["p/product", "p.weight"]},
-        {"name": "b", "kind": "shape_call", "reads": [], "writes": [], "onnx_nodes": []},
-    ]
-    with pytest.raises(RuntimeError, match="found 0"):
-        layers_in([(4, "nothing")])
 
 
 @pytest.mark.trt
