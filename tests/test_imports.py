@@ -28,6 +28,9 @@ DEVICE_SIDE = (
     "engine",
     "latency",
     "machine",
+    "preflight",
+    "doctor",
+    "cli.devices",
     "plugin.load",
     "cli",
 )
