@@ -26,7 +26,11 @@ DEVICE_SIDE = (
     "preprocess",
     "metrics",
     "engine",
+    "engine_layers",
+    "builder_config",
+    "builder_log",
     "latency",
+    "machine",
     "plugin.load",
     "cli",
 )
