@@ -27,6 +27,7 @@ DEVICE_SIDE = (
     "metrics",
     "engine",
     "latency",
+    "machine",
     "plugin.load",
     "cli",
 )
