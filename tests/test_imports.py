@@ -25,6 +25,7 @@ DEVICE_SIDE = (
     "profile",
     "preprocess",
     "metrics",
+    "accuracy",
     "engine",
     "latency",
     "plugin.load",

@@ -40,7 +40,7 @@ def export(args: argparse.Namespace) -> None:
 
 def validate(args: argparse.Namespace) -> None:
     """Measure the accuracy of an ONNX file against its checkpoint; exit 1 if it loses more than --max-drop points."""
-    from rmt_edge.validate import drop_message
+    from rmt_edge.accuracy import drop_message
     from rmt_edge.validate import validate as run
 
     path, manifest = run(args.onnx, args.checkpoint, args.data, args.output, args.max_drop)
@@ -58,13 +58,14 @@ def report(args: argparse.Namespace) -> None:
 
 def deploy(args: argparse.Namespace) -> None:
     """Quantise, export, build, validate and report, in one go."""
+    from rmt_edge.accuracy import drop_message
     from rmt_edge.data import check_labels, open_dataset
     from rmt_edge.engine import build, check_plugin_library, load_backend
     from rmt_edge.export import export
     from rmt_edge.model.checkpoint import load_checkpoint
     from rmt_edge.quantize import calibration_set, quantize
     from rmt_edge.report import report
-    from rmt_edge.validate import drop_message, validate
+    from rmt_edge.validate import validate
 
     start = time.monotonic()
     # What can be refused is refused before the first long step.
