@@ -4,7 +4,6 @@ Latency here is GPU compute time alone: between two CUDA events around the engin
 out. Never run yet: no GPU has been at hand (README, "What has been seen to run where").
 """
 
-import ctypes
 import importlib
 import statistics
 from pathlib import Path
@@ -13,18 +12,9 @@ from typing import Any
 
 from rmt_edge.artifact import ENGINE, read_manifest
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.machine import has_gpu as has_gpu
 
 WARM_UP, RUNS = 20, 100
-
-
-def has_gpu() -> bool:
-    """Whether an NVIDIA driver is here and sees a GPU, asked of the driver itself: cuInit, cuDeviceGetCount."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 def median_latency_ms(engine: Path, trt: ModuleType, batch: int) -> float:

@@ -28,6 +28,7 @@ DEVICE_SIDE = (
     "accuracy",
     "engine",
     "latency",
+    "machine",
     "plugin.load",
     "cli",
 )
