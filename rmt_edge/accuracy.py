@@ -52,10 +52,12 @@ def predict(run: Run, dataset: Images, preprocessing: Preprocessing, title: str)
     return np.concatenate(found)
 
 
-def logits_of(run: Run, dataset: Images, preprocessing: Preprocessing, title: str) -> Iterator[np.ndarray]:
+def logits_of(
+    run: Run, dataset: Images, preprocessing: Preprocessing, title: str, batch: int = BATCH
+) -> Iterator[np.ndarray]:
     """The logits batch by batch, (b, classes), under a progress bar; NaN and infinity are refused."""
-    batches = dataset.batches(preprocessing, BATCH)
-    total = -(-len(dataset) // BATCH)
+    batches = dataset.batches(preprocessing, batch)
+    total = -(-len(dataset) // batch)
     for images, _ in tqdm(batches, title, total, unit="batch", leave=False):
         logits = run(images)
         if not np.isfinite(logits).all():

@@ -29,6 +29,7 @@ DEVICE_SIDE = (
     "archive",
     "subset",
     "bundle",
+    "engine_accuracy",
     "engine",
     "latency",
     "machine",
