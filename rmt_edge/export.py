@@ -1,7 +1,7 @@
 """Export: the calibrated deployment form to one ONNX file that has been checked against PyTorch.
 
 The file is written by graph.py. Before it gets its name: onnx.checker, one Retention node per block, and ONNX Runtime's
-logits against PyTorch's, the quantised layers' inputs and weights rounded alike.
+logits against PyTorch's, with the same weights, inputs and operands of additions rounded.
 """
 
 import json
@@ -29,7 +29,8 @@ from rmt_edge.artifact import (
     write_manifest,
     written_whole,
 )
-from rmt_edge.graph import INT8_MAX, Ranges, int8_of, onnx_from_deployed, scale_of
+from rmt_edge.graph import onnx_from_deployed
+from rmt_edge.graph_writer import INT8_MAX, Ranges, along_axis, int8_of, scale_of
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT
 from rmt_edge.model.variants import VARIANTS
@@ -122,7 +123,7 @@ def check_against_torch(path: Path, model: DeployedRMT, ranges: Ranges, dtype: n
     rng = np.random.default_rng(0)
     images = rng.standard_normal((CHECK_IMAGES, 3, model.height, model.width), dtype=np.float32)
     actual = OnnxRunner(path)(images)
-    with torch.no_grad(), _RoundedLinears(model, ranges, dtype):
+    with torch.no_grad(), _Rounded(model, ranges, dtype):
         expected = model(torch.from_numpy(images)).numpy()
     error = relative_error(actual, expected)
     # Not a user's fault: the graph and the model say different things.
@@ -130,24 +131,29 @@ def check_against_torch(path: Path, model: DeployedRMT, ranges: Ranges, dtype: n
     return error
 
 
-class _RoundedLinears:
-    """While open, the layers with ranges round their weights and inputs to INT8 steps, as the graph does."""
+class _Rounded:
+    """While open, what has INT8 ranges is rounded to INT8 steps, as in the graph: weights, inputs, operands of sums."""
 
     def __init__(self, model: nn.Module, ranges: Ranges, dtype: np.dtype):
-        self.layers = {x.removesuffix(".input_amax"): x for x in ranges if x.endswith(".input_amax")}
-        self.model, self.ranges, self.dtype = model, ranges, dtype
+        self.model, self.dtype = model, dtype
+        self.weight_ranges = {
+            x.removesuffix(".weight_amax"): v for x, v in ranges.items() if x.endswith(".weight_amax")
+        }
+        self.steps: dict[str, list[float]] = {}  # of each module's inputs, in their order: left before right
+        for key in sorted(ranges.keys() - {f"{name}.weight_amax" for name in self.weight_ranges}):
+            self.steps.setdefault(key.rpartition(".")[0], []).append(float(scale_of(ranges[key], dtype)))
         self.weights: dict[str, Tensor] = {}
         self.hooks: list = []
 
     def __enter__(self) -> None:
-        for name, input_amax in self.layers.items():
-            linear = self.model.get_submodule(name)
-            self.weights[name] = linear.weight.data
-            scale = scale_of(self.ranges[f"{name}.weight_amax"], self.dtype)
-            steps = int8_of(linear.weight.detach().numpy().T, scale)
-            linear.weight.data = torch.from_numpy((steps * scale.astype(np.float32)).T.copy())
-            step = float(scale_of(self.ranges[input_amax], self.dtype))
-            self.hooks.append(linear.register_forward_pre_hook(_rounding(step)))
+        for name, amax in self.weight_ranges.items():
+            layer = self.model.get_submodule(name)
+            self.weights[name] = layer.weight.data
+            scale = along_axis(scale_of(amax, self.dtype), 0, layer.weight.ndim)
+            steps = int8_of(layer.weight.detach().numpy(), scale)
+            layer.weight.data = torch.from_numpy(steps * scale.astype(np.float32))
+        for name, steps in self.steps.items():
+            self.hooks.append(self.model.get_submodule(name).register_forward_pre_hook(_rounding(steps)))
 
     def __exit__(self, *_) -> None:
         for name, weight in self.weights.items():
@@ -156,10 +162,13 @@ class _RoundedLinears:
             hook.remove()
 
 
-def _rounding(step: float) -> Callable:
-    """A forward pre-hook that rounds a layer's input to INT8 multiples of `step`."""
+def _rounding(steps: list[float]) -> Callable:
+    """A forward pre-hook that rounds a module's inputs to INT8 multiples of one step each."""
 
-    def hook(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return torch.fake_quantize_per_tensor_affine(inputs[0], step, 0, -int(INT8_MAX) - 1, int(INT8_MAX))
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        low, high = -int(INT8_MAX) - 1, int(INT8_MAX)
+        return tuple(
+            torch.fake_quantize_per_tensor_affine(x, step, 0, low, high) for x, step in zip(inputs, steps, strict=True)
+        )
 
     return hook
