@@ -1,0 +1,93 @@
+"""The deployment form with any of its layers in INT8, in PyTorch: what the exported graph computes, in float32.
+
+A layer in INT8 rounds its weight and its input to multiples of their steps, as Q/DQ does; the rest stays float32. All
+layers' ranges are calibrated once, so that switching from one set of layers to another takes milliseconds. The export
+holds ONNX Runtime to this file; sensitivities and the search run nothing else.
+"""
+
+from collections.abc import Callable, Collection
+from functools import partial
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rmt_edge.graph import INT8_MAX, Ranges, int8_of, scale_of
+from rmt_edge.model.deploy import DeployedRMT
+
+Step = Callable[[Tensor], Tensor]
+
+
+class FakeQuantizedLayers:
+    """The layers of a model that have ranges, each in float32 until it is switched to INT8.
+
+    Closing it, as the end of a `with` does, leaves the model as it was.
+    """
+
+    def __init__(self, model: nn.Module, ranges: Ranges, dtype: np.dtype):
+        """dtype: of the graph's scales, float16 where the engine runs in FP16."""
+        self.modules: dict[str, nn.Module] = {}
+        self.float_weights: dict[str, Tensor] = {}
+        self.int8_weights: dict[str, Tensor] = {}
+        self.input_steps: dict[str, float] = {}
+        self.hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
+        for name in (x.removesuffix(".weight_amax") for x in ranges if x.endswith(".weight_amax")):
+            module = model.get_submodule(name)
+            self.modules[name] = module
+            self.float_weights[name] = module.weight.data
+            self.int8_weights[name] = rounded_weight(module.weight.data, ranges[f"{name}.weight_amax"], dtype)
+            self.input_steps[name] = float(scale_of(ranges[f"{name}.input_amax"], dtype))
+
+    def __enter__(self) -> "FakeQuantizedLayers":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.switch_to(())
+
+    def switch_to(self, names: Collection[str]) -> None:
+        """Put exactly these layers in INT8."""
+        assert set(names) <= set(self.modules), set(names) - set(self.modules)
+        for name in set(self.hooks) - set(names):
+            self.hooks.pop(name).remove()
+            self.modules[name].weight.data = self.float_weights[name]
+        for name in set(names) - set(self.hooks):
+            self.modules[name].weight.data = self.int8_weights[name]
+            hook = partial(_round_input, self.input_steps[name])
+            self.hooks[name] = self.modules[name].register_forward_pre_hook(hook)
+
+
+def rounded_weight(weight: Tensor, amax: Tensor, dtype: np.dtype) -> Tensor:
+    """The nearest weight that INT8 holds. weight: (out, …), of a Linear or a convolution; amax: (out,) or (1,)."""
+    scale = scale_of(amax, dtype)
+    rows = weight.detach().numpy().reshape(len(weight), -1).T  # (in, out), the scale along its last axis
+    return torch.from_numpy((int8_of(rows, scale) * scale.astype(np.float32)).T.copy()).reshape(weight.shape)
+
+
+def _round_input(step: float, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """A forward pre-hook: the layer's input at multiples of `step`."""
+    return torch.fake_quantize_per_tensor_affine(inputs[0], step, 0, -int(INT8_MAX) - 1, int(INT8_MAX))
+
+
+def steps_of(model: DeployedRMT) -> list[tuple[str, Step]]:
+    """The forward pass in steps, of which each takes what the one before returns: stem, blocks, downsamplings, heads.
+
+    A step is named by the prefix of its layers; the last, "classify", has those that no other prefix fits.
+    """
+    steps: list[tuple[str, Step]] = [("stem", model.embed)]
+    for index, stage in enumerate(model.stages):
+        constants = {"sin": stage.sin, "cos": stage.cos, "decay": stage.decay.tolist()}
+        for number, block in enumerate(stage.blocks):
+            steps.append((f"stages.{index}.blocks.{number}", partial(block, **constants)))
+        if stage.downsample is not None:
+            steps.append((f"stages.{index}.downsample", stage.reduce))
+    return [*steps, ("classify", model.classify)]
+
+
+def first_step(steps: list[tuple[str, Step]], layers: Collection[str]) -> int:
+    """The number of the first step that runs one of the layers; of no layers, the number of steps."""
+    found = len(steps)
+    for layer in layers:
+        of_layer = [i for i, (prefix, _) in enumerate(steps) if layer == prefix or layer.startswith(f"{prefix}.")]
+        found = min(found, of_layer[0] if of_layer else len(steps) - 1)
+    return found
