@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from rmt_edge.data import Dataset, open_dataset
-from rmt_edge.model import create_model
+from rmt_edge.model.rmt import create_model
 from rmt_edge.preprocess import Preprocessing, normalise
 
 SEED = 20260922

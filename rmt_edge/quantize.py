@@ -98,13 +98,7 @@ def calibrate(
     deployed: DeployedRMT, recipe: QuantizationRecipe, dataset: Dataset, preprocessing: Preprocessing
 ) -> dict[str, Tensor]:
     """Ranges of the recipe's layers over the data set: `<layer>.weight_amax` and `<layer>.input_amax`, float32."""
-    names = [
-        name
-        for name, module in deployed.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in recipe.layers
-    ]
-    if not names:
-        raise RmtEdgeError(f"{deployed.variant_name} has none of the layers {', '.join(recipe.layers)}.")
+    names = recipe.int8_layers(deployed.variant_name)
 
     def run_images(model: nn.Module) -> None:
         batches = dataset.batches(preprocessing, recipe.batch, limit=recipe.images)

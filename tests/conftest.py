@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rmt_edge.model import create_model
-from rmt_edge.model.rmt import RMT
+from rmt_edge.model.rmt import RMT, create_model
 from rmt_edge.preprocess import Preprocessing
 from rmt_edge.recipe import QuantizationRecipe
 from tests.golden import weights

@@ -21,6 +21,7 @@ DEVICE_SIDE = (
     "errors",
     "artifact",
     "settings",
+    "model.layers",
     "recipe",
     "profile",
     "preprocess",

@@ -45,7 +45,7 @@ def test_weights_stay_what_they_were(quantized, nano):
 
 
 def test_per_tensor_weights_have_one_range(nano, images, recipes):
-    recipe = dataclasses.replace(recipes["int8"], weights="per_tensor", layers=("fc1",))
+    recipe = dataclasses.replace(recipes["int8"], weights="per_tensor", int8=("fc1",))
     ranges = calibrate(deployed_from_model(nano, 40, 48), recipe, open_dataset(images), SMALL)
     assert len(ranges) == 2 * 6
     assert ranges["stages.0.blocks.0.fc1.weight_amax"].shape == (1,)
