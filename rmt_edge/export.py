@@ -1,7 +1,7 @@
 """Export: the calibrated deployment form to one ONNX file that has been checked against PyTorch.
 
 The file is written by graph.py. Before it gets its name: onnx.checker, one Retention node per block, and ONNX Runtime's
-logits against PyTorch's, the quantised layers' inputs and weights rounded alike.
+logits against PyTorch's, with the same weights, inputs and operands of additions rounded.
 """
 
 import json
@@ -28,7 +28,8 @@ from rmt_edge.artifact import (
     written_whole,
 )
 from rmt_edge.fake_quant import FakeQuantizedLayers
-from rmt_edge.graph import Ranges, onnx_from_deployed
+from rmt_edge.graph import onnx_from_deployed
+from rmt_edge.graph_writer import Ranges
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT
 from rmt_edge.model.variants import VARIANTS

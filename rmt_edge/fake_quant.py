@@ -1,8 +1,8 @@
 """The deployment form with any of its layers in INT8, in PyTorch: what the exported graph computes, in float32.
 
-A layer in INT8 rounds its weight and its input to multiples of their steps, as Q/DQ does; the rest stays float32. All
-layers' ranges are calibrated once, so that switching from one set of layers to another takes milliseconds. The export
-holds ONNX Runtime to this file; sensitivities and the search run nothing else.
+A layer in INT8 rounds its weight and its input to multiples of their steps, as Q/DQ does, and a residual addition its
+two operands; the rest stays float32. All ranges are calibrated once, so that switching from one set of layers to
+another takes milliseconds. The export holds ONNX Runtime to this file; sensitivities and the search run nothing else.
 """
 
 from collections.abc import Callable, Collection
@@ -13,31 +13,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rmt_edge.graph import INT8_MAX, Ranges, int8_of, scale_of
+from rmt_edge.graph_writer import INT8_MAX, Ranges, along_axis, int8_of, scale_of
 from rmt_edge.model.deploy import DeployedRMT
 
 Step = Callable[[Tensor], Tensor]
 
 
 class FakeQuantizedLayers:
-    """The layers of a model that have ranges, each in float32 until it is switched to INT8.
+    """The modules of a model that have ranges, each in float32 until it is switched to INT8.
 
     Closing it, as the end of a `with` does, leaves the model as it was.
     """
 
     def __init__(self, model: nn.Module, ranges: Ranges, dtype: np.dtype):
         """dtype: of the graph's scales, float16 where the engine runs in FP16."""
-        self.modules: dict[str, nn.Module] = {}
+        self.input_steps: dict[str, list[float]] = {}  # of each module's inputs, in their order: left before right
         self.float_weights: dict[str, Tensor] = {}
         self.int8_weights: dict[str, Tensor] = {}
-        self.input_steps: dict[str, float] = {}
         self.hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
-        for name in (x.removesuffix(".weight_amax") for x in ranges if x.endswith(".weight_amax")):
-            module = model.get_submodule(name)
-            self.modules[name] = module
-            self.float_weights[name] = module.weight.data
-            self.int8_weights[name] = rounded_weight(module.weight.data, ranges[f"{name}.weight_amax"], dtype)
-            self.input_steps[name] = float(scale_of(ranges[f"{name}.input_amax"], dtype))
+        for key in sorted(ranges):
+            name, _, what = key.rpartition(".")
+            if what == "weight_amax":
+                self.float_weights[name] = model.get_submodule(name).weight.data
+                self.int8_weights[name] = rounded_weight(self.float_weights[name], ranges[key], dtype)
+            else:
+                self.input_steps.setdefault(name, []).append(float(scale_of(ranges[key], dtype)))
+        self.modules = {name: model.get_submodule(name) for name in self.input_steps}
 
     def __enter__(self) -> "FakeQuantizedLayers":
         return self
@@ -46,27 +47,31 @@ class FakeQuantizedLayers:
         self.switch_to(())
 
     def switch_to(self, names: Collection[str]) -> None:
-        """Put exactly these layers in INT8."""
+        """Put exactly these modules in INT8."""
         assert set(names) <= set(self.modules), set(names) - set(self.modules)
         for name in set(self.hooks) - set(names):
             self.hooks.pop(name).remove()
-            self.modules[name].weight.data = self.float_weights[name]
+            if name in self.float_weights:
+                self.modules[name].weight.data = self.float_weights[name]
         for name in set(names) - set(self.hooks):
-            self.modules[name].weight.data = self.int8_weights[name]
-            hook = partial(_round_input, self.input_steps[name])
+            if name in self.int8_weights:
+                self.modules[name].weight.data = self.int8_weights[name]
+            hook = partial(_round_inputs, self.input_steps[name])
             self.hooks[name] = self.modules[name].register_forward_pre_hook(hook)
 
 
 def rounded_weight(weight: Tensor, amax: Tensor, dtype: np.dtype) -> Tensor:
     """The nearest weight that INT8 holds. weight: (out, …), of a Linear or a convolution; amax: (out,) or (1,)."""
-    scale = scale_of(amax, dtype)
-    rows = weight.detach().numpy().reshape(len(weight), -1).T  # (in, out), the scale along its last axis
-    return torch.from_numpy((int8_of(rows, scale) * scale.astype(np.float32)).T.copy()).reshape(weight.shape)
+    scale = along_axis(scale_of(amax, dtype), 0, weight.ndim)
+    return torch.from_numpy(int8_of(weight.numpy(), scale) * scale.astype(np.float32))
 
 
-def _round_input(step: float, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    """A forward pre-hook: the layer's input at multiples of `step`."""
-    return torch.fake_quantize_per_tensor_affine(inputs[0], step, 0, -int(INT8_MAX) - 1, int(INT8_MAX))
+def _round_inputs(steps: list[float], _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A forward pre-hook: the module's inputs at multiples of one step each."""
+    low, high = -int(INT8_MAX) - 1, int(INT8_MAX)
+    return tuple(
+        torch.fake_quantize_per_tensor_affine(x, step, 0, low, high) for x, step in zip(inputs, steps, strict=True)
+    )
 
 
 def steps_of(model: DeployedRMT) -> list[tuple[str, Step]]:

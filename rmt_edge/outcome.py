@@ -23,15 +23,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rmt_edge.artifact import output_folder, parent_of, versions, written_whole
+from rmt_edge.calibrate import calibrate
 from rmt_edge.data import Dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.fake_quant import FakeQuantizedLayers, Step, first_step, steps_of
-from rmt_edge.graph import Ranges
+from rmt_edge.graph_writer import Ranges
 from rmt_edge.metrics import drop_interval_points, drop_points, kl_nats, percent
 from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.model.deploy import DeployedRMT, deployed_from_model
 from rmt_edge.preprocess import Preprocessing, normalise
-from rmt_edge.quantize import calibrate, calibration_set
+from rmt_edge.quantize import calibration_set
 from rmt_edge.recipe import QuantizationRecipe
 
 # Pixels of a batch: four images of 224x224, where RMT-S takes 14.8 s for 128 images on two cores; 16.8 s with two
@@ -111,7 +112,6 @@ def calibrated_subject(
         ranges = calibrate(deployed, recipe, dataset, preprocessing)
         with written_whole(path) as temporary:
             save_file(ranges, temporary, {"key": key})
-        deployed = deployed_from_model(model, preprocessing.height, preprocessing.width)  # free of modelopt's modules
     return Subject(deployed, preprocessing, load_file(path), recipe, parents)
 
 

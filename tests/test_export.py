@@ -14,15 +14,16 @@ from onnx.inliner import inline_local_functions
 
 from rmt_edge import export as export_module
 from rmt_edge.artifact import ONNX, manifest_path, read_manifest
+from rmt_edge.calibrate import calibrate
 from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.export import export
-from rmt_edge.graph import MIN_SCALE, int8_of, onnx_from_deployed, scale_of
+from rmt_edge.graph import onnx_from_deployed
+from rmt_edge.graph_writer import MIN_SCALE, int8_of, scale_of
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT, deployed_from_model
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.onnx_runner import OnnxRunner
-from rmt_edge.quantize import calibrate
 from tests.conftest import SMALL, filled
 from tests.golden import weights
 

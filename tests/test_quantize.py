@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from rmt_edge.artifact import QUANTIZED, read_manifest
+from rmt_edge.calibrate import calibrate
 from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.deploy import deployed_from_model
-from rmt_edge.quantize import calibrate, check_fp16, quantize
+from rmt_edge.quantize import check_fp16, quantize
 from tests.conftest import SMALL
 
 

@@ -18,6 +18,13 @@ from rmt_edge.preprocess import check_input_size
 from rmt_edge.retention.op import retention
 
 
+class Sum(nn.Module):
+    """left + right: a residual addition as a module, so that it has a name, of which its INT8 ranges are."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return left + right
+
+
 class DeployedBlock(nn.Module):
     """One block. (b, h, w, c) -> (b, h, w, c); its convolutions are NCHW."""
 
@@ -34,16 +41,18 @@ class DeployedBlock(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.pos_sum, self.out_proj_sum, self.dwconv_sum, self.fc2_sum = Sum(), Sum(), Sum(), Sum()
 
     def forward(self, x: Tensor, sin: Tensor, cos: Tensor, decay: list[float]) -> Tensor:
-        x = x + nhwc(self.pos(nchw(x)))
+        x = self.pos_sum(x, nhwc(self.pos(nchw(x))))
         qkv = self.qkv(self.retention_layer_norm(x))  # (b, h, w, 3c)
         retained = retention(
             qkv, sin, cos, self.lepe.weight, self.lepe.bias, self.num_heads, decay, self.decomposed
         )  # fmt: skip
-        x = x + self.out_proj(retained)
+        x = self.out_proj_sum(x, self.out_proj(retained))
         y = F.gelu(self.fc1(self.final_layer_norm(x)))
-        return x + self.fc2(y + nhwc(self.dwconv(nchw(y))))
+        y = self.dwconv_sum(y, nhwc(self.dwconv(nchw(y))))
+        return self.fc2_sum(x, self.fc2(y))
 
 
 class DeployedStage(nn.Module):
