@@ -186,7 +186,8 @@ The reference checkpoint of rmt-edge: small, really trained, for the demo, the t
 | took | {record["seconds"] / 60:.0f} min, {record["device"]}, {record["threads"]} threads, torch {record["torch"]} |
 | sha256 | `{record["sha256"]}` |
 
-Beside it: `calibration.npz`, {CALIBRATION} images of the training part; `test.npz`, the 10,000 test images with labels.
+Beside it: `calibration.npz`, {CALIBRATION} images of the training part; `test.npz`, the 10,000 test images with labels;
+`selection.npz`, 2,000 of the held-out images with labels, to choose quantisation on (`bench/selection.py`).
 Not for any use beyond this: it has seen clothes in 28x28 grey pixels and nothing else.
 """)
 

@@ -7,7 +7,6 @@ logits against PyTorch's, with the same weights, inputs and operands of addition
 import json
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import onnx
 import torch
 from onnx import ModelProto
 from safetensors.torch import load_file
-from torch import Tensor, nn
 
 from rmt_edge.artifact import (
     ONNX,
@@ -29,8 +27,9 @@ from rmt_edge.artifact import (
     write_manifest,
     written_whole,
 )
+from rmt_edge.fake_quant import FakeQuantizedLayers
 from rmt_edge.graph import onnx_from_deployed
-from rmt_edge.graph_writer import INT8_MAX, Ranges, along_axis, int8_of, scale_of
+from rmt_edge.graph_writer import Ranges
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT
 from rmt_edge.model.variants import VARIANTS
@@ -123,52 +122,10 @@ def check_against_torch(path: Path, model: DeployedRMT, ranges: Ranges, dtype: n
     rng = np.random.default_rng(0)
     images = rng.standard_normal((CHECK_IMAGES, 3, model.height, model.width), dtype=np.float32)
     actual = OnnxRunner(path)(images)
-    with torch.no_grad(), _Rounded(model, ranges, dtype):
+    with torch.no_grad(), FakeQuantizedLayers(model, ranges, dtype) as layers:
+        layers.switch_to(layers.modules)
         expected = model(torch.from_numpy(images)).numpy()
     error = relative_error(actual, expected)
     # Not a user's fault: the graph and the model say different things.
     assert error <= limit, f"{path.name}: ONNX Runtime is {error:.2e} away from PyTorch, more than {limit:.0e}"
     return error
-
-
-class _Rounded:
-    """While open, what has INT8 ranges is rounded to INT8 steps, as in the graph: weights, inputs, operands of sums."""
-
-    def __init__(self, model: nn.Module, ranges: Ranges, dtype: np.dtype):
-        self.model, self.dtype = model, dtype
-        self.weight_ranges = {
-            x.removesuffix(".weight_amax"): v for x, v in ranges.items() if x.endswith(".weight_amax")
-        }
-        self.steps: dict[str, list[float]] = {}  # of each module's inputs, in their order: left before right
-        for key in sorted(ranges.keys() - {f"{name}.weight_amax" for name in self.weight_ranges}):
-            self.steps.setdefault(key.rpartition(".")[0], []).append(float(scale_of(ranges[key], dtype)))
-        self.weights: dict[str, Tensor] = {}
-        self.hooks: list = []
-
-    def __enter__(self) -> None:
-        for name, amax in self.weight_ranges.items():
-            layer = self.model.get_submodule(name)
-            self.weights[name] = layer.weight.data
-            scale = along_axis(scale_of(amax, self.dtype), 0, layer.weight.ndim)
-            steps = int8_of(layer.weight.detach().numpy(), scale)
-            layer.weight.data = torch.from_numpy(steps * scale.astype(np.float32))
-        for name, steps in self.steps.items():
-            self.hooks.append(self.model.get_submodule(name).register_forward_pre_hook(_rounding(steps)))
-
-    def __exit__(self, *_) -> None:
-        for name, weight in self.weights.items():
-            self.model.get_submodule(name).weight.data = weight
-        for hook in self.hooks:
-            hook.remove()
-
-
-def _rounding(steps: list[float]) -> Callable:
-    """A forward pre-hook that rounds a module's inputs to INT8 multiples of one step each."""
-
-    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        low, high = -int(INT8_MAX) - 1, int(INT8_MAX)
-        return tuple(
-            torch.fake_quantize_per_tensor_affine(x, step, 0, low, high) for x, step in zip(inputs, steps, strict=True)
-        )
-
-    return hook

@@ -75,6 +75,10 @@ class DeployedStage(nn.Module):
         decay = self.decay.tolist()
         for block in self.blocks:
             x = block(x, self.sin, self.cos, decay)
+        return self.reduce(x)
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The downsampling, where there is one. (b, h, w, c) -> (b, h/2, w/2, c of the next stage)."""
         return x if self.downsample is None else nhwc(self.downsample(nchw(x)))
 
 
@@ -103,12 +107,20 @@ class DeployedRMT(nn.Module):
         self.aux_head = nn.Linear(last, num_classes) if variant.has_aux_head else None
 
     def forward(self, image: Tensor) -> Tensor:
+        x = self.embed(image)
+        for stage in self.stages:
+            x = stage(x)
+        return self.classify(x)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """The stem. (b, 3, height, width) -> (b, h, w, c)."""
         x = self.stem[0](image)
         for conv in self.stem[1:]:
             x = conv(F.gelu(x))
-        x = nhwc(x)  # (b, h, w, c)
-        for stage in self.stages:
-            x = stage(x)
+        return nhwc(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """The heads. (b, h, w, c) of the last stage -> logits (b, num_classes)."""
         logits = self.head(F.silu(self.proj(x)).mean(dim=(1, 2)))
         if self.aux_head is None:
             return logits
