@@ -27,16 +27,23 @@ PACKAGE = Path(__file__).parent
 NEEDS = {
     "build": ("backend", "library"),
     "deploy": ("backend", "library"),
-    "bench": ("engine",),
+    "bench engine": ("engine",),
     "validate engine": ("engine",),
     "plugin": ("compiler",),
+}
+# Commands with several ways, and what each imports beside what the command does.
+WAYS: dict[str, dict[str, tuple[str, ...]]] = {
+    "bench": {"engine": ("rmt_edge.engine_runner",), "onnx": ("rmt_edge.onnx_runner",)},
+    "validate": {"engine": ("rmt_edge.engine_accuracy",), "onnx": ("rmt_edge.validate", "rmt_edge.onnx_runner")},
 }
 OWN_STAND_INS = {"tomli"}  # of tomllib, on Python 3.10: rmt-edge does not start without it
 DISTRIBUTIONS = {"PIL": "pillow", "modelopt": "nvidia-modelopt"}  # where it is not the module's name
 WORKSTATION = {"torch", "modelopt", "triton", "onnx", "onnxruntime", "safetensors", "PIL", "matplotlib"}
 OLDEST_PYTHON, OLDEST_TENSORRT, OLDEST_SM = (3, 10), (10, 3), 8.0
 DISK_MIB = 4096  # engines of RMT-L in three precisions, their ONNX files and a bundle: 2 x (382 + 191 + 96) MB and more
-MEMORY_MIB = 6 * 1024  # an Orin Nano of 4 GiB has less: the builder, TensorRT and CUDA alone take 3 to 4
+# An Orin Nano of 4 GiB has less. The builder alone took 1.3 GiB for RMT-S in FP32 (TensorRT-RTX 1.7.1, on a CPU); CUDA,
+# the tactics' workspace and the desktop come on top.
+MEMORY_MIB = 6 * 1024
 PYCUDA = "pip install --force-reinstall --no-cache-dir --no-binary pycuda pycuda"
 
 
@@ -81,14 +88,16 @@ class Diagnosis:
         }
 
 
-def diagnose(machine: Machine, commands: dict[str, tuple[Callable, ...]], tools: Tools | None = None) -> Diagnosis:
-    """Examine a machine. commands: by name, the functions that each runs."""
+def diagnose(machine: Machine, commands: dict[str, Callable], tools: Tools | None = None) -> Diagnosis:
+    """Examine a machine. commands: by name, the function that runs each; of WAYS every way becomes one of its own."""
     tools = tools or Tools()
     return Diagnosis(
         machine=machine,
         lacks=tuple(machine_lacks(machine, tools)),
         profiles=profile_fits(machine),
-        commands={name: tuple(_command_lacks(name, runs, machine, tools)) for name, runs in commands.items()},
+        commands={
+            name: tuple(_command_lacks(name, sources, machine, tools)) for name, sources in _ways(commands).items()
+        },
     )
 
 
@@ -149,9 +158,18 @@ def _pycuda_lacks(machine: Machine, tools: Tools) -> Iterator[Lack]:
         yield Lack(what, f"With CUDA {runs}'s nvcc first on the path: {PYCUDA}")
 
 
-def _command_lacks(name: str, runs: tuple[Callable, ...], machine: Machine, tools: Tools) -> Iterator[Lack]:
+def _ways(commands: dict[str, Callable]) -> dict[str, list[Callable | str]]:
+    """By name, what is imported: the function of a command and the modules of its way, "validate engine"."""
+    found: dict[str, list[Callable | str]] = {}
+    for name, run in commands.items():
+        for way, modules in WAYS.get(name, {"": ()}).items():
+            found[f"{name} {way}".strip()] = [run, *modules]
+    return found
+
+
+def _command_lacks(name: str, sources: list[Callable | str], machine: Machine, tools: Tools) -> Iterator[Lack]:
     """What a command lacks here."""
-    missing = sorted(module for module in set().union(*map(imported_by, runs)) if not tools.has_module(module))
+    missing = sorted(module for module in imported_by(*sources) if not tools.has_module(module))
     if missing:
         yield Lack(f"{', '.join(missing)} not installed.", _install(missing, machine))
     for need in NEEDS.get(name, ()):
@@ -211,11 +229,13 @@ def _compiler(machine: Machine, tools: Tools) -> Iterator[Lack]:
             yield Lack(f"No {compiler} for the {processor} library.", f"sudo apt install {package}{other}")
 
 
-def imported_by(function: Callable) -> set[str]:
-    """The packages outside Python and rmt_edge that a command imports, by its source and those of our modules."""
+def imported_by(*sources: Callable | str) -> set[str]:
+    """The packages outside Python and rmt_edge that functions and modules of ours import, also by way of others."""
     found: set[str] = set()
     seen: set[Path] = set()
-    _follow(ast.parse(textwrap.dedent(inspect.getsource(function))), found, seen)
+    for source in sources:
+        text = f"import {source}" if isinstance(source, str) else textwrap.dedent(inspect.getsource(source))
+        _follow(ast.parse(text), found, seen)
     return found - set(sys.stdlib_module_names) - OWN_STAND_INS - {PACKAGE.name}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt_edge.artifact import ENGINE, Manifest, read_manifest, sha256_of
+from rmt_edge.bundle import LIBRARIES as BUNDLED
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.machine import Gpu, Machine, this_machine
 from rmt_edge.plugin.load import LIBRARIES
@@ -34,7 +35,8 @@ Difference = tuple[str, str]  # what differs, and what mends it
 def check_engine(engine: Path, machine: Machine | None = None, library: Path | None = None) -> Manifest:
     """The manifest of an engine that this machine can open, or an error with all that is in the way.
 
-    library: the plugin library, or its folder; without it, what lies beside the engine or in build/plugin.
+    library: the plugin library, or its folder; without it, what lies beside the engine, in its bundle or in
+    build/plugin.
     """
     manifest = read_manifest(engine, ENGINE)  # a file that is not its manifest's is refused before anything else
     machine = machine or this_machine()
@@ -163,7 +165,11 @@ def _library_differences(
     """wanted: name and sha256 of the plugin library that the engine was built with; None: it has no plugins."""
     if wanted is None:
         return
-    places = [engine.parent, LIBRARIES] if library is None else [library if library.is_dir() else library.parent]
+    places = (
+        [engine.parent, engine.parent / BUNDLED, LIBRARIES]
+        if library is None
+        else [library if library.is_dir() else library.parent]
+    )
     names = [wanted["name"]] if library is None or library.is_dir() else [library.name]
     found = [path for folder in places for name in names if (path := folder / name).is_file()]
     if not found:

@@ -1,6 +1,7 @@
 """Doctor: what machines are told about themselves and about each command."""
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 from rmt_edge import profile
 from rmt_edge.cli import COMMANDS, devices, main
 from rmt_edge.cli.devices import _commands
-from rmt_edge.doctor import NEEDS, Tools, diagnose, imported_by, profile_fits
+from rmt_edge.doctor import NEEDS, WAYS, Tools, diagnose, imported_by, profile_fits
 from rmt_edge.machine import Gpu
 from tests import machines
 from tests.conftest import ROOT
@@ -122,12 +123,12 @@ def test_a_wrong_pycuda_is_noticed(orin, tmp_path, compiled, what):
 
 def test_an_engine_needs_gpu_tensorrt_and_pycuda(tmp_path, orin):
     def run():
-        pass
+        """Imports nothing."""
 
     nothing = replace(machines.machine("no-gpu", tmp_path), tensorrt={})
-    lacks = diagnose(nothing, {"bench": (run,)}, tools(tmp_path, modules=())).commands["bench"]
+    lacks = diagnose(nothing, {"bench": run}, tools(tmp_path, modules=())).commands["bench engine"]
     assert "no GPU here" in whats(lacks) and "No TensorRT" in whats(lacks) and "pycuda is not" in whats(lacks)
-    assert diagnose(orin, {"bench": (run,)}, tools(tmp_path)).commands["bench"] == ()
+    assert diagnose(orin, {"bench": run}, tools(tmp_path)).commands["bench engine"] == ()
 
 
 def test_tensorrt_builds_only_where_there_is_a_gpu(tmp_path, orin, library):
@@ -148,22 +149,26 @@ def test_plugins_need_compilers(tmp_path, library):
 
 def test_what_a_command_needs_is_read_from_the_sources():
     commands = _commands()
-    assert imported_by(commands["export"][0]) >= {"torch", "onnx", "onnxruntime", "safetensors", "numpy"}
-    assert imported_by(commands["quantize"][0]) >= {"modelopt", "PIL"}
-    assert not imported_by(commands["build"][0]) & {"torch", "onnx", "modelopt", "PIL", "rmt_edge", "json"}
+    assert imported_by(commands["export"]) >= {"torch", "onnx", "onnxruntime", "safetensors", "numpy"}
+    assert imported_by(commands["quantize"]) >= {"modelopt", "PIL"}
+    assert not imported_by(commands["build"]) & {"torch", "onnx", "modelopt", "PIL", "rmt_edge", "json"}
 
 
-def test_every_command_is_examined_and_every_need_has_a_command(monkeypatch):
+def test_every_command_is_examined_and_every_need_has_its_command(orin, tmp_path):
     parsers = argparse.ArgumentParser().add_subparsers()
     for module in COMMANDS:
         module.add_commands(parsers)
-    assert {name.partition(" ")[0] for name in _commands()} == set(parsers.choices)
+    examined = diagnose(orin, _commands(), tools(tmp_path)).commands
+    assert {name.partition(" ")[0] for name in examined} == set(parsers.choices)
+    assert set(NEEDS) <= set(examined)
+    modules = [module for ways in WAYS.values() for way in ways.values() for module in way]
+    assert all(importlib.util.find_spec(module) for module in modules)
 
 
-def test_the_ways_of_a_command_are_examined_apart(monkeypatch):
-    monkeypatch.setattr(devices, "_preflight_engine", lambda args: None, raising=False)
-    monkeypatch.setattr(devices, "_preflight_folder", lambda args: None, raising=False)
-    assert {"preflight engine", "preflight folder"} <= set(_commands()) and "preflight" not in _commands()
+def test_the_ways_of_a_command_are_examined_apart(orin, tmp_path):
+    found = diagnose(orin, _commands(), tools(tmp_path)).commands
+    assert found["validate engine"] == found["bench engine"] == ()
+    assert "torch" in whats(found["validate onnx"]) and "onnxruntime" in whats(found["bench onnx"])
 
 
 def test_a_machine_without_a_gpu_fits_no_profile(tmp_path):

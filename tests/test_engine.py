@@ -1,5 +1,6 @@
 """Engines built for real, on the CPU, by TensorRT-RTX."""
 
+import errno
 import importlib.util
 import json
 import logging
@@ -21,6 +22,7 @@ from rmt_edge.engine import build, choose_retention, engine_from_onnx, load_back
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.profile import DeviceProfile, load_profile
+from tests.tensorrt_api import standin
 
 BLOCKS = sum(VARIANTS["rmt_nano"].depths)
 has_rtx = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
@@ -200,3 +202,43 @@ def test_ctrl_c_stops_a_build_and_leaves_nothing(onnx_files, tmp_path):
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_leaves_the_previous_engine_and_its_records(onnx_files, tmp_path, monkeypatch):
+    module = standin("10.13")
+    monkeypatch.setattr(engine, "load_backend", lambda name: module)
+    path = build(onnx_files["fp16"], load_profile("rtx-portable"), tmp_path, "native")
+    before = {x.name: x.read_bytes() for x in tmp_path.iterdir()}
+    for full in ("write_bytes", "write_text"):
+
+        def refuse(self, *arguments):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(Path, full, refuse)
+        with pytest.raises(RmtEdgeError, match=r"nano\.fp16\S* cannot be written: No space left on device"):
+            build(onnx_files["fp16"], load_profile("rtx-portable"), tmp_path, "native")
+        monkeypatch.undo()
+        monkeypatch.setattr(engine, "load_backend", lambda name: module)
+        assert {x.name: x.read_bytes() for x in tmp_path.iterdir()} == before
+    read_manifest(path, ENGINE)
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_a_build_on_a_disk_that_is_too_small_leaves_the_previous_engine(built, onnx_files, tmp_path):
+    """For real: the process may write no file above 1 MiB, as a disk with no more room; the engine has more."""
+    for path in (built["fp16"], manifest_path(built["fp16"]), engine.layers_path(built["fp16"])):
+        shutil.copy(path, tmp_path)
+    path = tmp_path / built["fp16"].name
+    assert path.stat().st_size > 1 << 20
+    before = {x.name: x.read_bytes() for x in tmp_path.iterdir()}
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20,) * 2)"
+    arguments = ["build", str(onnx_files["fp16"]), "--retention", "native", "--output", str(tmp_path)]
+    result = subprocess.run(
+        [sys.executable, "-c", f"{limit}; from rmt_edge.cli import main; raise SystemExit(main({arguments!r}))"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1, result.stderr
+    assert f"{path} cannot be written: File too large" in result.stderr
+    assert {x.name: x.read_bytes() for x in tmp_path.iterdir()} == before

@@ -1,10 +1,10 @@
 """The commands that know devices: the profiles, this machine, and whether an engine fits it."""
 
 import argparse
-import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,12 @@ def doctor(args: argparse.Namespace) -> None:
     """Tell what this machine is, which profiles fit it, and what each command lacks here."""
     from rmt_edge.doctor import diagnose
 
-    commands = _commands()
-    asked = commands
+    diagnosis = diagnose(this_machine(), _commands())
     if args.command is not None:
-        asked = {name: runs for name, runs in commands.items() if args.command in (name, name.partition(" ")[0])}
-        if not asked:
-            raise RmtEdgeError(f"There is no command {args.command}.", f"known: {', '.join(commands)}.")
-    diagnosis = diagnose(this_machine(), asked)
+        names = [name for name in diagnosis.commands if args.command in (name, name.partition(" ")[0])]
+        if not names:
+            raise RmtEdgeError(f"There is no command {args.command}.", f"known: {', '.join(diagnosis.commands)}.")
+        diagnosis = replace(diagnosis, commands={name: diagnosis.commands[name] for name in names})
     if args.json:
         print(json.dumps(diagnosis.to_dict(), indent=2))
     elif args.command is None:
@@ -62,27 +61,14 @@ def preflight(args: argparse.Namespace) -> None:
     print(args.engine)
 
 
-def _commands() -> dict[str, tuple[Callable, ...]]:
-    """Every command with the functions that it runs.
-
-    A command with several ways, functions _command_way beside it in its file, has an entry for each: "validate engine".
-    """
+def _commands() -> dict[str, Callable]:
+    """Every command with the function that runs it."""
     from rmt_edge.cli import COMMANDS
 
     parsers = argparse.ArgumentParser().add_subparsers()
     for module in COMMANDS:
         module.add_commands(parsers)
-    found: dict[str, tuple[Callable, ...]] = {}
-    for name, parser in parsers.choices.items():
-        run = parser.get_default("run")
-        start = f"_{run.__name__}_"
-        beside = inspect.getmembers(inspect.getmodule(run), inspect.isfunction)
-        ways = {key.removeprefix(start): way for key, way in beside if key.startswith(start)}
-        for key, way in ways.items():
-            found[f"{name} {key}"] = (run, way)
-        if not ways:
-            found[name] = (run,)
-    return found
+    return {name: parser.get_default("run") for name, parser in parsers.choices.items()}
 
 
 def _row(profile: DeviceProfile) -> tuple[str, ...]:
@@ -159,7 +145,7 @@ def add_commands(commands) -> None:
     sub.add_argument("name", nargs="?", help="one profile, a path to one, or auto: all of it, with sources")
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub = add_command(commands, doctor)
-    sub.add_argument("--for", dest="command", metavar="COMMAND", help="exit 1 if this command is not ready")
+    sub.add_argument("--for", dest="command", metavar="COMMAND", help="exit 1 if no way of this command is ready")
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub = add_command(commands, preflight)
     sub.add_argument("engine", type=Path, help="a file that `build` wrote")
