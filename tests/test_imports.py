@@ -26,6 +26,8 @@ DEVICE_SIDE = (
     "preprocess",
     "metrics",
     "accuracy",
+    "paired",
+    "resume",
     "engine",
     "latency",
     "plugin.load",
