@@ -8,11 +8,13 @@ import pytest
 from rmt_edge import preflight
 from rmt_edge.artifact import ENGINE, parent_of, read_manifest, write_manifest, written_whole
 from rmt_edge.cli import main
+from rmt_edge.engine import build
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.machine import Gpu
+from rmt_edge.machine import Gpu, this_machine
 from rmt_edge.preflight import check_build, check_engine, free_disk_mib
 from rmt_edge.profile import load_profile
 from tests import machines
+from tests.test_engine import needs_rtx
 
 
 @pytest.fixture
@@ -211,3 +213,16 @@ def test_the_command_prints_the_engine_or_what_is_in_the_way(tmp_path, orin, mon
     assert capsys.readouterr().out == f"{engine}\n"
     assert main(["preflight", str(engine), "--library", str(tmp_path / "nowhere.so")]) == 1
     assert "is not in" in capsys.readouterr().err
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_an_engine_as_build_writes_it_is_understood(onnx_files, tmp_path):
+    engine = build(onnx_files["fp16"], load_profile("rtx-portable"), tmp_path, retention="native")
+    here = this_machine()
+    rtx_4090 = Gpu("NVIDIA GeForce RTX 4090", "8.9", 24080, 23000)
+    assert check_engine(engine, replace(here, gpus=(rtx_4090,))).details["retention"] == "native"
+    with pytest.raises(RmtEdgeError, match=r"built for SM 8\.0, 8\.6, 8\.9, 12\.0; here is NVIDIA H200, SM 9\.0"):
+        check_engine(engine, replace(here, gpus=(Gpu("NVIDIA H200", "9.0", 143000),)))
+    with pytest.raises(RmtEdgeError, match=r"tensorrt_rtx 1\.7\.\S*, for that version alone; 1\.8\.0\.9 is installed"):
+        check_engine(engine, replace(here, gpus=(rtx_4090,), tensorrt={"tensorrt_rtx": "1.8.0.9"}))
