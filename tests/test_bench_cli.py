@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rmt_edge import engine, engine_runner, latency, machine
+from rmt_edge import engine_accuracy, engine_runner, latency, machine
 from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of, versions
 from rmt_edge.bench import write_record
 from rmt_edge.cli import main
@@ -91,7 +91,7 @@ def device(monkeypatch):
     monkeypatch.setattr(engine_runner, "load_cuda", lambda: standins.pycuda_driver(gpu))
     monkeypatch.setattr(engine_runner, "load_driver", lambda: driver)
     monkeypatch.setattr(machine, "has_gpu", lambda: True)
-    monkeypatch.setattr(engine, "load_backend", lambda name: trt if name == "tensorrt" else None)
+    monkeypatch.setattr(engine_accuracy, "load_backend", lambda name: trt if name == "tensorrt" else None)
 
     class Paper:
         name, fix_clocks = "paper", "sudo jetson_clocks"
