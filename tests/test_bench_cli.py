@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rmt_edge import engine_accuracy, engine_runner, latency, machine
+from rmt_edge import engine_accuracy, engine_runner, latency, preflight
 from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of, versions
 from rmt_edge.bench import write_record
 from rmt_edge.cli import main
+from rmt_edge.machine import has_gpu
 from rmt_edge.sensors import Reading
 from rmt_edge.telemetry import Telemetry
 from tests import standins
@@ -90,7 +91,9 @@ def device(monkeypatch):
     driver, trt = standins.Driver(gpu), standins.tensorrt(gpu)
     monkeypatch.setattr(engine_runner, "load_cuda", lambda: standins.pycuda_driver(gpu))
     monkeypatch.setattr(engine_runner, "load_driver", lambda: driver)
-    monkeypatch.setattr(machine, "has_gpu", lambda: True)
+    monkeypatch.setattr(
+        preflight, "check_engine", lambda path, library=None: gpu.calls.append(f"preflight {path.name}")
+    )
     monkeypatch.setattr(engine_accuracy, "load_backend", lambda name: trt if name == "tensorrt" else None)
 
     class Paper:
@@ -132,10 +135,18 @@ def test_a_batch_that_an_engine_does_not_take_is_refused_before_anything_runs(de
     assert "enqueue" not in device.calls and not list(tmp_path.glob("*.latency.json"))
 
 
-def test_an_engine_without_a_gpu_says_where_to_go(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+def test_an_engine_is_held_against_the_machine_before_it_is_opened(device, tmp_path):
     path = standins.write_engine(tmp_path / "x.engine")
-    assert "There is no NVIDIA GPU here to run x.engine on" in refused(capsys, path)
+    assert main(["bench", str(path), "--batch", "1", "--no-transfers", "--no-cuda-graph", *QUICK]) == 0
+    assert device.calls[:2] == ["preflight x.engine", "init"]
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_an_engine_without_a_gpu_says_where_to_go(tmp_path, capsys):
+    path = standins.write_engine(
+        tmp_path / "x.engine", backend={"name": "tensorrt", "version": "10.3.0"}, compute_capabilities=["8.7"]
+    )
+    assert "There is no GPU here" in refused(capsys, path)
 
 
 def test_an_engine_with_plugins_needs_the_library_it_was_built_with(device, tmp_path, capsys):

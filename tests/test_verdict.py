@@ -110,6 +110,15 @@ def test_the_budget_of_accuracy_comes_first(tmp_path, fp16_drop, int8_drop, expe
     assert row["verdict"] == expected and reason in row["reason"]
 
 
+def test_a_drop_judged_with_a_confidence_says_so(folder):
+    manifest = folder / "x.int8.predictions.npz.json"
+    content = json.loads(manifest.read_text())
+    content["details"] |= {"drop_upper_points": 0.62, "confidence": 0.95, "within_max_drop": False}
+    manifest.write_text(json.dumps(content))
+    row = decide(folder, [run(1.0)], [run(0.5)])[0]
+    assert row["verdict"] == "fp16" and "0.5 allowed, at most +0.62 with 0.95 confidence" in row["reason"]
+
+
 def test_each_batch_and_runner_is_decided_on_its_own(folder):
     fp16 = [run(1.0, 1), run(8.0, 8), run(2.0, 1, "torch eager")]
     int8 = [run(1.1, 1), run(5.0, 8), run(2.0, 1, "torch eager")]
