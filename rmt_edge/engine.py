@@ -37,6 +37,7 @@ from rmt_edge.builder_config import (
 )
 from rmt_edge.builder_log import log_for, progress
 from rmt_edge.engine_layers import layer_counts, layers_by_inspector, layers_in_log, plugin_layers_of
+from rmt_edge.engine_runner import kernels_path
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency import has_gpu, median_latency_ms
 from rmt_edge.machine import Gpu, Machine, this_machine
@@ -186,7 +187,8 @@ def build_faster(onnx_path: Path, profile: DeviceProfile, output: Path | None, l
         kept = "kept" if path == faster else "removed"
         logger.info("--retention auto: %s, %.3f ms at batch %d, %s", path.name, latency_ms, profile.opt_batch, kept)
         if path != faster:
-            for file in (path, manifest_path(path), layers_path(path)):
+            kernels = kernels_path(path)  # what TensorRT-RTX compiled while it was timed
+            for file in (path, manifest_path(path), layers_path(path), kernels, manifest_path(kernels)):
                 file.unlink(missing_ok=True)
     return faster
 

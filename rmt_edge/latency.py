@@ -26,7 +26,6 @@ from rmt_edge.telemetry import Telemetry, doubts
 MLPERF_SECONDS, MLPERF_QUERIES, MLPERF_OFFLINE_IMAGES = 600, 1024, 24_576
 OVERTIME = 10  # a point ends after so many times its duration, whatever it has
 TURN_WARM_UPS = 3  # untimed runs when a point's turn comes: another's data are in the caches
-CHOICE_SECONDS = 2.0  # of `build --retention auto`, for each of two engines
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,9 @@ class MeasureSettings:
         for name, value, low in (("duration", self.duration_s, 0.001), ("warm_up_s", self.warm_up_s, 0)):
             if not math.isfinite(value) or value < low:
                 raise RmtEdgeError(f"{name} is {value:g}.", f"it is a number of seconds of at least {low:g}.")
+
+
+CHOICE = MeasureSettings(duration_s=2.0)  # of `build --retention auto`, for each of two engines
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,5 @@ def median_latency_ms(engine: Path, trt: ModuleType, batch: int) -> float:
 
     trt: the backend that built the engine, its plugins loaded. The engine's manifest vouches for the file.
     """
-    settings = MeasureSettings(duration_s=CHOICE_SECONDS)
     with EngineRunner(engine, trt) as runner, Telemetry(None) as telemetry:
-        return measure([Point(runner, batch, cuda_graph=True)], settings, telemetry, lambda _: None)[0]["p50_ms"]
+        return measure([Point(runner, batch, cuda_graph=True)], CHOICE, telemetry, lambda _: None)[0]["p50_ms"]

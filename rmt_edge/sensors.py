@@ -27,7 +27,7 @@ THROTTLE_REASONS = {
 }
 # The rail of a whole board, where it has one; else the rails are added up. jtop's rule, plus the board of Thor.
 BOARD_RAILS = ("VIN", "VDD_IN", "POM_5V_IN")
-# Fed by VIN_SYS_5V0 of AGX Orin, and so counted already (reported on NVIDIA's forum, not documented).
+# Of AGX Orin; taken to be fed by VIN_SYS_5V0 and so counted already. No source found: hold it against a meter.
 INNER_RAILS = ("VDDQ_VDD2_1V8AO",)
 
 

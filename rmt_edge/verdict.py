@@ -191,7 +191,10 @@ def _compare(fp16: Candidate, int8: Candidate) -> dict[str, Any]:
 
 
 def _facts(x: Candidate) -> dict[str, Any]:
-    keys = ("drop_points", "drop_interval_points", "max_drop_points", "within_max_drop", "images")
+    keys = (
+        "drop_points", "drop_interval_points", "drop_upper_points", "confidence", "max_drop_points", "within_max_drop",
+        "images",
+    )  # fmt: skip
     accuracy = {key: x.accuracy.get(key) for key in keys} if x.accuracy else None
     energy = (x.run["telemetry"] or {}).get("energy_per_image_j")
     return {"file": x.file, "p50_ms": x.run["p50_ms"], "energy_per_image_j": energy, "accuracy": accuracy}
@@ -204,6 +207,8 @@ def _decide(fp16: Candidate, int8: Candidate, speedup: float, low: float) -> tup
             return "not validated", f"{x.file} has no accuracy.", f"rmt-edge validate {x.file} --checkpoint C --data D"
     assert fp16.accuracy is not None and int8.accuracy is not None
     drop = f"{int8.accuracy['drop_points']:+.2f} points of top-1 lost, {int8.accuracy['max_drop_points']:g} allowed"
+    if int8.accuracy.get("drop_upper_points") is not None:  # validated with a confidence: the upper end was judged
+        drop += f", at most {int8.accuracy['drop_upper_points']:+.2f} with {int8.accuracy['confidence']:g} confidence"
     if not int8.accuracy["within_max_drop"]:
         if fp16.accuracy["within_max_drop"]:
             return "fp16", f"INT8 loses too much: {drop}.", ""

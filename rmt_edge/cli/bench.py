@@ -8,7 +8,6 @@ from pathlib import Path
 from rmt_edge.artifact import ENGINE, ONNX, output_folder, read_manifest
 from rmt_edge.cli.options import add_command
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.plugin.load import library_path
 
 PEERS = ("torch", "torch-compile")
 
@@ -51,25 +50,11 @@ def _open(path: Path, args: argparse.Namespace, stack: contextlib.ExitStack):
 
 
 def _engine_runner(path: Path, libraries: Path | None):
-    from rmt_edge.engine import LIBRARIES, load_backend
-    from rmt_edge.engine_runner import EngineRunner, check_library
-    from rmt_edge.machine import has_gpu
+    from rmt_edge.engine_accuracy import open_engine
     from rmt_edge.preflight import check_engine
 
-    if not has_gpu():
-        raise RmtEdgeError(
-            f"There is no NVIDIA GPU here to run {path.name} on.",
-            "an engine runs on its GPU alone.",
-            "Run bench on the device; or measure the ONNX file on this CPU.",
-        )
-    details = read_manifest(path, ENGINE).details
-    library = None
-    if details.get("plugin_library"):
-        library = library_path(libraries or LIBRARIES)
-        check_library(path, library)
-    check_engine(path, library=library)
-    backend = details.get("backend", {}).get("name") or details["profile"]["backend"]
-    return EngineRunner(path, load_backend(backend), library)
+    check_engine(path, library=libraries)
+    return open_engine(path, libraries)
 
 
 def _peers(subjects: list, args: argparse.Namespace) -> list:
