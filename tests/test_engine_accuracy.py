@@ -99,6 +99,7 @@ def test_the_record_of_an_engine_holds_what_it_said(engine, runner, folder, chec
         engine.name, checkpoint.name, "noise.npz", "validation/images.npy",
     ]  # fmt: skip
     with np.load(path) as arrays:
+        assert (arrays["labels"] == labels).all() and arrays["scores"].shape == (IMAGES, 5)
         assert (arrays["classes"][:, 0] == logits.argmax(1)).all() and arrays["classes"].shape == (IMAGES, 5)
 
 

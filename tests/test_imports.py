@@ -30,6 +30,8 @@ DEVICE_SIDE = (
     "subset",
     "bundle",
     "engine_accuracy",
+    "paired",
+    "resume",
     "engine",
     "latency",
     "machine",
