@@ -69,8 +69,8 @@ class EngineRunner:
     """
 
     clock = "CUDA events"
-    transfers = (False, True)
-    cuda_graphs = (False, True)
+    transfers: tuple[bool, ...] = (False, True)
+    cuda_graphs: tuple[bool, ...] = (False, True)
 
     def __init__(self, path: Path, trt: ModuleType, library: Path | None = None):
         self.path, self.trt, self.library = path, trt, library

@@ -19,8 +19,8 @@ class OnnxRunner:
 
     name = "onnxruntime"
     clock = "host clock"
-    transfers = (False,)  # the images are where the CPU computes
-    cuda_graphs = (False,)
+    transfers: tuple[bool, ...] = (False,)  # the images are where the CPU computes
+    cuda_graphs: tuple[bool, ...] = (False,)
 
     def __init__(self, path: Path, precision: str = ""):
         self.path, self.precision = path, precision

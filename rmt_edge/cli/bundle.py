@@ -15,19 +15,18 @@ def pack(args: argparse.Namespace) -> None:
     architectures = () if args.without_libraries else tuple(dict.fromkeys(args.arch or ARCHITECTURES))
     libraries = args.libraries or LIBRARIES
     sources = args.sources or [OUTPUT]
-    print(
-        run(
-            sources,
-            args.checkpoint,
-            args.data,
-            libraries,
-            args.output,
-            args.images,
-            args.recipes,
-            architectures,
-            args.labels,
-        )
+    path = run(
+        sources,
+        args.checkpoint,
+        args.data,
+        libraries,
+        args.output,
+        args.images,
+        args.recipes,
+        architectures,
+        args.labels,
     )
+    print(path)
 
 
 def unpack(args: argparse.Namespace) -> None:
