@@ -189,7 +189,8 @@ def open_engine(engine: Path, libraries: Path | None = None) -> EngineRunner:
     if details["plugin_library"] is not None:
         library = library_path(libraries or libraries_beside(engine.parent))
         check_library(engine, library)
-    return EngineRunner(engine, load_backend(details["profile"]["backend"]), library)
+    backend = details.get("backend", {}).get("name") or details["profile"]["backend"]
+    return EngineRunner(engine, load_backend(backend), library)
 
 
 def libraries_beside(folder: Path) -> Path:

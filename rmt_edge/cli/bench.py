@@ -8,7 +8,6 @@ from pathlib import Path
 from rmt_edge.artifact import ENGINE, ONNX, output_folder, read_manifest
 from rmt_edge.cli.options import add_command
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.plugin.load import library_path
 
 PEERS = ("torch", "torch-compile")
 
@@ -51,8 +50,7 @@ def _open(path: Path, args: argparse.Namespace, stack: contextlib.ExitStack):
 
 
 def _engine_runner(path: Path, libraries: Path | None):
-    from rmt_edge.engine import LIBRARIES, load_backend
-    from rmt_edge.engine_runner import EngineRunner, check_library
+    from rmt_edge.engine_accuracy import open_engine
     from rmt_edge.machine import has_gpu
 
     if not has_gpu():
@@ -61,13 +59,7 @@ def _engine_runner(path: Path, libraries: Path | None):
             "an engine runs on its GPU alone.",
             "Run bench on the device; or measure the ONNX file on this CPU.",
         )
-    details = read_manifest(path, ENGINE).details
-    library = None
-    if details.get("plugin_library"):
-        library = library_path(libraries or LIBRARIES)
-        check_library(path, library)
-    backend = details.get("backend", {}).get("name") or details["profile"]["backend"]
-    return EngineRunner(path, load_backend(backend), library)
+    return open_engine(path, libraries)
 
 
 def _peers(subjects: list, args: argparse.Namespace) -> list:
