@@ -20,7 +20,7 @@ from rmt_edge.archive import MAX_BYTES, Member, copy_member, open_archive, refus
 from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.preprocess import Preprocessing
-from rmt_edge.subset import IMAGES, LABELS, LOGITS, Subset, load_subset
+from rmt_edge.subset import IMAGES, LABELS, LOGITS, NAMES, Subset, load_subset
 
 SUFFIX = ".rmtedge"
 INDEX = "bundle.json"
@@ -49,7 +49,7 @@ class Index:
 
     checkpoint: name and sha256; weights: which of it, see load_checkpoint. libraries: by processor, with the build's
     hash and the SMs it has kernels for. validation: the number of `images`, the `dataset` they are of (name, sha256,
-    images) and the float32 model's accuracy on them. versions: of what packed.
+    images), the `class_names` if it has any, and the float32 model's accuracy. versions: of what packed.
     """
 
     checkpoint: dict[str, str]
@@ -67,7 +67,7 @@ class Index:
 
     def __post_init__(self) -> None:
         names = [x.name for x in self.members]
-        needed = {IMAGES, LABELS, LOGITS, *(name for model in self.models for name in model.members())}
+        needed = {IMAGES, LABELS, LOGITS, NAMES, *(name for model in self.models for name in model.members())}
         if names != sorted(set(names)):
             raise ValueError("its members are not sorted or not unique")
         if missing := needed - set(names):
@@ -78,6 +78,9 @@ class Index:
             raise ValueError(f"its members have {total:,} bytes, more than {MAX_BYTES:,}")
         numbers = self.num_classes, self.validation["images"], self.validation["dataset"]["images"]
         texts = [x[key] for x in (self.checkpoint, self.validation["dataset"]) for key in ("name", "sha256")]
+        class_names = self.validation["class_names"]
+        if class_names is not None and not all(isinstance(class_names[i], str) for i in range(self.num_classes)):
+            raise ValueError("its class names are none")
         if not all(type(x) is int and x > 0 for x in numbers) or not all(isinstance(x, str) for x in texts):
             raise ValueError("its numbers of classes and images, its checkpoint or its data set are none")
         Preprocessing.from_dict(self.preprocessing)
@@ -109,7 +112,7 @@ def index_from_json(content: bytes) -> Index:
         values["members"] = tuple(Member(**x) for x in values["members"])
         values["models"] = tuple(Model(**x) for x in values["models"])
         return Index(**values)
-    except (TypeError, KeyError, AttributeError, RmtEdgeError) as error:
+    except (TypeError, LookupError, AttributeError, RmtEdgeError) as error:
         raise ValueError(f"its index is damaged: {error}") from error
 
 
@@ -209,7 +212,7 @@ def chosen_models(index: Index, recipes: list[str] | None) -> list[Model]:
 def subset_of(folder: Path, index: Index) -> tuple[Subset, np.ndarray]:
     """The validation subset of an unpacked bundle and the float32 logits, (n, classes), checked by their hashes."""
     for member in index.members:
-        if member.name in (IMAGES, LABELS, LOGITS) and not _is_whole(folder / member.name, member):
+        if member.name in (IMAGES, LABELS, LOGITS, NAMES) and not _is_whole(folder / member.name, member):
             raise RmtEdgeError(f"{folder / member.name} was changed or removed.", do="Unpack the bundle again.")
     size = Preprocessing.from_dict(index.preprocessing)
     return load_subset(folder, index.validation["images"], index.num_classes, size)

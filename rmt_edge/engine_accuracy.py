@@ -68,6 +68,7 @@ def validate_engine(
 
     runner: the engine, opened (open_engine), or whatever takes images (b, 3, h, w) float32 to logits (b, classes)
     float32. bundle: the bundle that the engine was built from, packed or unpacked; the engine's folder by default.
+    max_drop, confidence: see accuracy.judgement.
     """
     manifest = read_manifest(engine, ENGINE)
     profile, machine = manifest.details["profile"], this_machine().to_dict()
@@ -107,25 +108,26 @@ def _validate(
     index = read_folder(folder)
     check_in_bundle(subject, index, folder)
     output_folder(path.parent)
-    subset, reference = subset_of(folder, index)
+    subset, reference_logits = subset_of(folder, index)
     preprocessing = Preprocessing.from_dict(index.preprocessing)
     run, batch = padded(runner, subject.batches.start), min(BATCH, subject.batches.stop - 1)
     found = logits_of(run, subset, preprocessing, f"validate {subject.path.name}", batch)
     logits = np.concatenate(list(found))
-    if logits.shape != reference.shape:
-        raise RmtEdgeError(f"{subject.path.name} gives logits of shape {logits.shape}, the bundle's {reference.shape}.")
-    wanted, top = top_of(reference), top_of(logits)
-    metrics = accuracy(wanted.classes, top.classes, subset.labels)
+    if logits.shape != reference_logits.shape:
+        raise RmtEdgeError(
+            f"{subject.path.name} gives logits of shape {logits.shape}, the bundle's {reference_logits.shape}."
+        )
+    reference, top = top_of(reference_logits), top_of(logits)
+    names = index.validation["class_names"]
     dataset = index.validation["dataset"]
-    details = {
-        **metrics,
-        **logit_distance(logits, reference),
-        **subject.facts,
-        "images": len(subset),
-        "dataset_images": dataset["images"],
-        "worst_images": worst_images(wanted, top, subset.labels),
-        **judgement(wanted.classes, top.classes, subset.labels, max_drop, confidence),
-    }
+    details = (
+        accuracy(reference.classes, top.classes, subset.labels, None if names is None else tuple(names))
+        | logit_distance(logits, reference_logits)
+        | {"worst_images": worst_images(reference, top, subset.labels, subset.names.__getitem__)}
+        | judgement(reference.classes, top.classes, subset.labels, max_drop, confidence)
+        | subject.facts
+        | {"images": len(subset), "dataset_images": dataset["images"]}
+    )
     parents = [
         parent_of(subject.path, subject.manifest),
         index.checkpoint,
@@ -133,12 +135,11 @@ def _validate(
         {"name": IMAGES, "sha256": str(index.sha256_of(IMAGES))},
     ]
     seconds = time.monotonic() - start
-    manifest = write_predictions(
-        path, top.classes, parents, subject.manifest.recipe, details, seconds, top.scores, subset.labels
-    )
+    recipe = subject.manifest.recipe
+    manifest = write_predictions(path, top.classes, parents, recipe, details, seconds, top.scores, subset.labels)
     logger.info(
         "validate: %s, %d images, top-1 %.2f %%, drop %.2f points, in %.1f s",
-        subject.path.name, len(subset), metrics["top1_percent"], metrics["drop_points"], seconds,
+        subject.path.name, len(subset), details["top1_percent"], details["drop_points"], seconds,
     )  # fmt: skip
     return path, manifest
 
@@ -188,7 +189,8 @@ def open_engine(engine: Path, libraries: Path | None = None) -> EngineRunner:
     if details["plugin_library"] is not None:
         library = library_path(libraries or libraries_beside(engine.parent))
         check_library(engine, library)
-    return EngineRunner(engine, load_backend(details["profile"]["backend"]), library)
+    backend = details.get("backend", {}).get("name") or details["profile"]["backend"]
+    return EngineRunner(engine, load_backend(backend), library)
 
 
 def libraries_beside(folder: Path) -> Path:

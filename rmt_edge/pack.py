@@ -39,7 +39,7 @@ from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.plugin.load import library_name
 from rmt_edge.plugin.native import ARCHITECTURES
 from rmt_edge.preprocess import Preprocessing
-from rmt_edge.subset import IMAGES, LABELS, LOGITS, Subset, choose
+from rmt_edge.subset import IMAGES, LABELS, LOGITS, NAMES, Subset, choose
 
 DEFAULT_IMAGES = 512
 # What all models of a bundle have in common: one subset of images and one set of float32 logits serves them all.
@@ -56,11 +56,13 @@ def pack(
     images: int | None = None,
     recipes: list[str] | None = None,
     architectures: tuple[str, ...] = ARCHITECTURES,
+    labels_file: Path | None = None,
 ) -> Path:
     """Write the bundle of exported models, by default `<checkpoint>.rmtedge` beside them; returns its path.
 
-    sources: ONNX files of `export`, or folders of them. recipes: only these. data: labelled images, of which `images`
-    go into the subset. libraries: the folder of the plugin libraries, one for each of `architectures`.
+    sources: ONNX files of `export`, or folders of them. recipes: only these. data, labels_file: labelled images
+    (open_dataset), of which `images` go into the subset. libraries: the folder of the plugin libraries, one for each
+    of `architectures`.
     """
     start = time.monotonic()
     models = find_models(sources, recipes)
@@ -70,14 +72,14 @@ def pack(
         raise RmtEdgeError(f"The output is {path}.", f"a bundle's name ends in {SUFFIX}.")
     library_facts = read_libraries(libraries, architectures)
     files = files_of(models, [libraries / library_name(x) for x in architectures])
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, labels_file)
     indices = choose_images(dataset, shared["num_classes"], images)
     preprocessing = Preprocessing.from_dict(shared["preprocessing"])
     check_size(files, len(indices), preprocessing)
     output_folder(path.parent)
     with written_whole(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
         validation = write_subset(Path(folder), dataset, indices, preprocessing, checkpoint, shared["weights"])
-        files |= {name: Path(folder) / name for name in (IMAGES, LABELS, LOGITS)}
+        files |= {name: Path(folder) / name for name in (IMAGES, LABELS, LOGITS, NAMES)}
         members = [(Member(name, sha256_of(x), x.stat().st_size), x) for name, x in sorted(files.items())]
         index = Index(
             **shared,
@@ -248,7 +250,9 @@ def write_subset(
         np.lib.format.write_array_header_1_0(file, header)
         for at in tqdm(range(0, len(indices), BATCH), "read images", unit="batch", leave=False):
             file.write(dataset.pixels(indices[at : at + BATCH].tolist(), preprocessing).tobytes())
-    subset = Subset(np.load(folder / IMAGES, mmap_mode="r"), dataset.labels[indices])
+    names = [dataset.name(x) for x in indices.tolist()]
+    (folder / NAMES).write_text(json.dumps(names))
+    subset = Subset(np.load(folder / IMAGES, mmap_mode="r"), dataset.labels[indices], names)
     logits = reference_logits(subset, preprocessing, checkpoint, weights)
     np.save(folder / LABELS, subset.labels)
     np.save(folder / LOGITS, logits)
@@ -257,6 +261,7 @@ def write_subset(
     return {
         "images": len(subset),
         "dataset": dataset.as_parent() | {"images": len(dataset)},
+        "class_names": None if dataset.class_names is None else list(dataset.class_names),
         **{name: found[name] for name in ("reference_top1_percent", "reference_top5_percent")},
     }
 

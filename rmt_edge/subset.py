@@ -2,10 +2,12 @@
 
 Three .npy files, opened memory-mapped, so that a board whose GPU shares its memory holds one batch at a time:
 `images`, (n, h, w, 3) uint8, resized and cropped on the workstation, so that a device needs no image library; `labels`,
-(n,) int64; `logits` of the float32 PyTorch model on exactly these images, (n, classes) float32.
+(n,) int64; `logits` of the float32 PyTorch model on exactly these images, (n, classes) float32. And `names.json`, the
+images' names in their data set.
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +18,16 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.preprocess import Preprocessing, normalise
 
 IMAGES, LABELS, LOGITS = (f"validation/{name}.npy" for name in ("images", "labels", "logits"))
+NAMES = "validation/names.json"
 
 
 @dataclass(frozen=True)
 class Subset:
-    """images: (n, h, w, 3) uint8; labels: (n,) int64."""
+    """images: (n, h, w, 3) uint8; labels: (n,) int64; names: of the images in their data set."""
 
     images: np.ndarray
     labels: np.ndarray
+    names: list[str]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,7 +65,17 @@ def load_subset(folder: Path, images: int, num_classes: int, preprocessing: Prep
     logits = _load(folder / LOGITS, (images, num_classes), np.dtype(np.float32))
     if labels.min() < 0 or labels.max() >= num_classes or not np.isfinite(logits).all():
         raise RmtEdgeError(f"The validation subset in {folder} has labels beyond {num_classes} classes or NaN logits.")
-    return Subset(pixels, labels), logits
+    return Subset(pixels, labels, _names(folder / NAMES, images)), logits
+
+
+def _names(path: Path, count: int) -> list[str]:
+    try:
+        names = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
+        raise RmtEdgeError(f"{path} is not readable: {error}.", do="Unpack the bundle again.") from error
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(x, str) for x in names):
+        raise RmtEdgeError(f"{path} does not hold {count} names.", do="Unpack the bundle again.")
+    return names
 
 
 def _load(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

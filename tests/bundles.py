@@ -12,7 +12,7 @@ import numpy as np
 from rmt_edge import archive
 from rmt_edge.archive import Member
 from rmt_edge.bundle import INDEX, Index, Model
-from rmt_edge.subset import IMAGES, LABELS, LOGITS
+from rmt_edge.subset import IMAGES, LABELS, LOGITS, NAMES
 
 Entries = list[tuple[zipfile.ZipInfo, bytes]]
 
@@ -32,6 +32,7 @@ FILES = {
     IMAGES: npy(np.zeros((1, 32, 32, 3), np.uint8)),
     LABELS: npy(np.array([1])),
     LOGITS: npy(np.array([[0.5, 1.5]], np.float32)),
+    NAMES: b'["a/1.png"]',
 }
 
 
@@ -45,7 +46,7 @@ def index_of(files: dict[str, bytes], **changes) -> Index:
         "preprocessing": {"height": 32, "width": 32},
         "models": (Model("m.onnx", "fp16", "fp16"),),
         "libraries": {},
-        "validation": {"images": 1, "dataset": {"name": "d", "sha256": "1" * 64, "images": 3}},
+        "validation": {"images": 1, "dataset": {"name": "d", "sha256": "1" * 64, "images": 3}, "class_names": None},
         "versions": {},
         "members": tuple(members),
     }

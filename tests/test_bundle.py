@@ -14,7 +14,7 @@ from rmt_edge import archive
 from rmt_edge.archive import wrong_name
 from rmt_edge.bundle import INDEX, chosen_models, index_from_json, open_bundle, read_folder, subset_of, unpack
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.subset import IMAGES, LABELS, LOGITS, choose
+from rmt_edge.subset import IMAGES, LABELS, LOGITS, NAMES, choose
 from tests.bundles import FILES, directory_at, forge, index_of, npy, write_bundle
 
 
@@ -109,14 +109,14 @@ def test_a_forged_bundle_without_a_change_is_taken(tmp_path):
     unpack(forge(tmp_path / "x.rmtedge"))
 
 
-NAMES = {
+WRONG_NAMES = {
     "/etc/x": "absolute", "": "empty", "../x": "leaves the folder", "a/../../x": "leaves the folder",
     "a//b": "empty parts", "./a": "empty parts", "a/": "empty parts", "a\\b": "backslash", "C:x": "colon",
     "a\nb": "control character", "a\0b": "control character",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "reason"), NAMES.items())
+@pytest.mark.parametrize(("name", "reason"), WRONG_NAMES.items())
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path, name, reason):
     assert reason in wrong_name(name)
     if name == "":  # zipfile writes no such name
@@ -195,8 +195,8 @@ def test_zip64_is_refused(tmp_path):
 
 def test_a_directory_of_too_many_members_is_refused_before_it_is_read(tmp_path, monkeypatch):
     path = forge(tmp_path / "x.rmtedge")
-    monkeypatch.setattr(archive, "MAX_MEMBERS", 8)
-    assert_refused(path, "its directory has 9 members in")
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 9)
+    assert_refused(path, "its directory has 10 members in")
 
 
 def test_a_bundle_above_the_stated_size_is_refused_before_it_is_read(tmp_path, monkeypatch):
@@ -266,6 +266,7 @@ GOOD = json.loads(index_of(FILES).to_json())
             {"members": 1}, {"members": [1]}, {"members": [*GOOD["members"], GOOD["members"][0]]}, {"models": []},
             {"models": [{"onnx": "n.onnx", "recipe": "", "precision": ""}]}, {"models": [{}]}, {"surprise": 1},
             {"num_classes": "2"}, {"num_classes": 0}, {"validation": []}, {"validation": {"images": True}},
+            {"validation": GOOD["validation"] | {"class_names": ["one"]}},
             {"checkpoint": {"name": "x"}}, {"checkpoint": None}, {"preprocessing": {"height": 1}},
             {"members": [GOOD["members"][0] | {"sha256": "0"}, *GOOD["members"][1:]]},
             {"members": [GOOD["members"][0] | {"size_bytes": -1}, *GOOD["members"][1:]]},
@@ -369,7 +370,7 @@ def test_a_folder_that_is_no_unpacked_bundle_says_so(bundle, tmp_path):
 def test_the_subset_is_what_the_index_declares(bundle):
     folder = unpack(bundle)
     subset, logits = subset_of(folder, read_folder(folder))
-    assert len(subset) == 1 and logits.tolist() == [[0.5, 1.5]]
+    assert len(subset) == 1 and subset.names == ["a/1.png"] and logits.tolist() == [[0.5, 1.5]]
     (folder / LOGITS).write_bytes(npy(np.array([[0.5, 1.0]], np.float32)))
     with pytest.raises(RmtEdgeError, match=r"logits\.npy was changed or removed"):
         subset_of(folder, read_folder(folder))
@@ -384,6 +385,8 @@ def test_the_subset_is_what_the_index_declares(bundle):
         (LABELS, npy(np.array([2])), "labels beyond 2 classes"),
         (LOGITS, npy(np.array([[np.nan, 1]], np.float32)), "NaN logits"),
         (LOGITS, b"junk", "not readable"),
+        (NAMES, b"junk", "not readable"),
+        (NAMES, b"[1]", "does not hold 1 names"),
     ],
 )
 def test_a_subset_of_other_shapes_is_refused(tmp_path, name, content, message):

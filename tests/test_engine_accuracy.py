@@ -54,6 +54,7 @@ def fake_engine(folder, onnx="nano.int8.plugin.onnx", minimum=1, maximum=32, lib
     details = {
         "profile": {"backend": "tensorrt", "min_batch": minimum, "max_batch": maximum},
         "backend": {"name": "tensorrt", "version": "10.3.0"},
+        "compute_capabilities": ["8.7"],
         "plugin_library": library,
     }
     with written_whole(path) as temporary:
@@ -99,6 +100,7 @@ def test_the_record_of_an_engine_holds_what_it_said(engine, runner, folder, chec
         engine.name, checkpoint.name, "noise.npz", "validation/images.npy",
     ]  # fmt: skip
     with np.load(path) as arrays:
+        assert (arrays["labels"] == labels).all() and arrays["scores"].shape == (IMAGES, 5)
         assert (arrays["classes"][:, 0] == logits.argmax(1)).all() and arrays["classes"].shape == (IMAGES, 5)
 
 

@@ -66,11 +66,11 @@ def test_a_bundle_holds_the_models_with_their_chain_the_libraries_and_the_subset
     ]  # fmt: skip
     for path in models.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
-    assert read_manifest(folder / "nano.int8.plugin.onnx", PLUGIN_ONNX).recipe["layers"]
+    assert read_manifest(folder / "nano.int8.plugin.onnx", PLUGIN_ONNX).recipe["precision"] == "int8"
     for path in libraries.iterdir():
         assert (folder / "libraries" / path.name).read_bytes() == path.read_bytes()
     assert index.checkpoint["name"] == checkpoint.name and set(index.libraries) == set(ARCHITECTURES)
-    assert len(list(folder.rglob("*.*"))) == len(index.members) + 1 == 8 + 4 + 3 + 1
+    assert len(list(folder.rglob("*.*"))) == len(index.members) + 1 == 8 + 4 + 4 + 1
 
 
 def test_the_subset_is_what_the_float32_model_saw_and_said(packed, images, nano):

@@ -15,7 +15,18 @@ def pack(args: argparse.Namespace) -> None:
     architectures = () if args.without_libraries else tuple(dict.fromkeys(args.arch or ARCHITECTURES))
     libraries = args.libraries or LIBRARIES
     sources = args.sources or [OUTPUT]
-    print(run(sources, args.checkpoint, args.data, libraries, args.output, args.images, args.recipes, architectures))
+    path = run(
+        sources,
+        args.checkpoint,
+        args.data,
+        libraries,
+        args.output,
+        args.images,
+        args.recipes,
+        architectures,
+        args.labels,
+    )
+    print(path)
 
 
 def unpack(args: argparse.Namespace) -> None:
@@ -33,6 +44,7 @@ def add_commands(commands) -> None:
     )
     sub.add_argument("--checkpoint", type=Path, required=True, help="the checkpoint they were made from")
     sub.add_argument("--data", type=Path, required=True, metavar="IMAGES", help="labelled images: the subset's source")
+    sub.add_argument("--labels", type=Path, metavar="FILE", help="labels of a flat folder: lines `name label`")
     sub.add_argument("--images", type=int, metavar="N", help="images of the validation subset (512)")
     sub.add_argument("--recipes", nargs="+", help="only the models of these recipes")
     sub.add_argument("--libraries", type=Path, metavar="FOLDER", help="the plugin libraries (build/plugin)")

@@ -56,9 +56,9 @@ def _validate_engine(args: argparse.Namespace) -> tuple[Path, Manifest]:
     from rmt_edge.engine_accuracy import open_engine, validate_engine
     from rmt_edge.preflight import check_engine
 
-    if args.checkpoint or args.data:
+    if args.checkpoint or args.data or args.labels:
         raise RmtEdgeError(
-            "An engine is validated on the subset in its bundle.", do="Leave --checkpoint and --data out."
+            "An engine is validated on the subset in its bundle.", do="Leave --checkpoint, --data and --labels out."
         )
     check_engine(args.subject, library=args.libraries)
     with open_engine(args.subject, args.libraries) as runner:
@@ -71,9 +71,10 @@ def _validate_onnx(args: argparse.Namespace) -> tuple[Path, Manifest]:
     from rmt_edge.validate import validate as run
 
     if args.bundle is not None:
-        if args.checkpoint or args.data:
+        if args.checkpoint or args.data or args.labels:
             raise RmtEdgeError(
-                "--bundle holds the labels and the float32 model's logits.", do="Leave --checkpoint and --data out."
+                "--bundle holds the labels and the float32 model's logits.",
+                do="Leave --checkpoint, --data and --labels out.",
             )
         runner = OnnxRunner(args.subject)
         return validate_onnx(args.subject, runner, args.bundle, args.output, args.max_drop, args.confidence)
