@@ -46,10 +46,10 @@ def engines(content: dict[str, Any]) -> list[Block]:
     engines_ = [(row["recipe_name"], engine) for row in content["rows"] for engine in row["engines"]]
     if not engines_:
         return [Missing("There is no engine in this folder.", "rmt-edge build FILE.onnx --device DEVICE")]
-    kinds = list(dict.fromkeys(kind for _, engine in engines_ for kind in engine["layers_by_kind"]))
-    kinds.sort(key=lambda kind: -sum(engine["layers_by_kind"].get(kind, 0) for _, engine in engines_))
+    kinds = list(dict.fromkeys(kind for _, engine in engines_ for kind in engine["layers_by_kind"] or {}))
+    kinds.sort(key=lambda kind: -sum((engine["layers_by_kind"] or {}).get(kind, 0) for _, engine in engines_))
     names = _engine_names(engines_)
-    parts = {kind: [engine["layers_by_kind"].get(kind, 0) for _, engine in engines_] for kind in kinds}
+    parts = {kind: [(engine["layers_by_kind"] or {}).get(kind, 0) for _, engine in engines_] for kind in kinds}
     facts = (
         "device",
         "backend",
@@ -65,6 +65,9 @@ def engines(content: dict[str, Any]) -> list[Block]:
         [key.replace("_", " ").replace("int8", "INT8"), *(cell(engine.get(key)) for _, engine in engines_)]
         for key in facts
     ]
+    table = Table(["", *names], rows, "Engines")
+    if not kinds:  # no builder said what it made
+        return [table]
     figure = plot(
         "layers",
         "Layers by kind",
@@ -74,7 +77,7 @@ def engines(content: dict[str, Any]) -> list[Block]:
         stacked(names, parts, "layers"),
         Table(["kind", *names], [[kind, *map(str, counts)] for kind, counts in parts.items()]),
     )
-    return [figure, Table(["", *names], rows, "Engines")]
+    return [figure, table]
 
 
 def _engine_names(engines_: list[tuple[str, dict[str, Any]]]) -> list[str]:
