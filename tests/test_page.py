@@ -22,8 +22,8 @@ from tests.report_records import HOSTILE
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome to look at the page with")
 VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
-# Of a figure's own pixels, at least; an axis without data in it has about half as many.
-INKED_PERCENT = 1.5
+# Of a figure's pixels, at least: data are in colour, axes and text are grey.
+COLOURED_PERCENT = 0.1
 # Reports what only a browser knows; the page itself has no script, and its policy would refuse one.
 PROBE = """<script>addEventListener("load", () => {
   const box = (e) => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; };
@@ -221,16 +221,15 @@ def looked_at(html, tmp_path, width):
     frame.write_text(text.replace("HEIGHT", str(seen["height"])))
     size = f"--window-size={max(500, width)},{seen['height']}"
     chromium(tmp_path, "--virtual-time-budget=5000", size, f"--screenshot={picture}", frame.as_uri())
-    return seen, np.asarray(Image.open(picture).convert("L"))
+    return seen, np.asarray(Image.open(picture).convert("RGB"))
 
 
-def inked_percent(pixels, box):
-    """Pixels of a box that differ from its commonest by more than a shade."""
+def coloured_percent(pixels, box):
+    """The share of a box's pixels whose channels differ by more than any grey's do."""
     left, top, width, height = (round(x) for x in box)
-    part = pixels[top : top + height, left : left + width].astype(int)
+    part = pixels[top : top + height, left : left + width].astype(int)  # (h, w, 3)
     assert part.size, (box, pixels.shape)
-    background = np.bincount(part.ravel()).argmax()
-    return 100 * (abs(part - background) > 24).mean()
+    return 100 * (np.ptp(part, axis=2) > 40).mean()
 
 
 @needs_chromium
@@ -239,8 +238,8 @@ def test_a_browser_shows_every_plot_and_scrolls_nothing_sideways(html, tmp_path,
     seen, pixels = looked_at(html, tmp_path, width)
     assert seen["width"] == width and seen["outside"] == []
     assert len(seen["figures"]) == html.count("<figure")
-    inked = {name: inked_percent(pixels, box) for name, box in seen["figures"].items()}
-    assert {name: x for name, x in inked.items() if x < INKED_PERCENT} == {}
+    coloured = {name: coloured_percent(pixels, box) for name, box in seen["figures"].items()}
+    assert {name: x for name, x in coloured.items() if x < COLOURED_PERCENT} == {}
     assert seen["smallest_text"] >= 11
 
 
