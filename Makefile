@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	    --calibration $(REFERENCE)/calibration.npz --data $(REFERENCE)/test.npz --output $(DEMO) \
 	    --retention $$retention --libraries $(DEMO_LIBRARIES) && \
 	echo && cat $(DEMO)/report.md && \
-	echo && echo "make demo: $$(( $$(date +%s) - start )) s. The page above is $(DEMO)/report.md"
+	echo && echo "make demo: $$(( $$(date +%s) - start )) s. The page above is $(DEMO)/report.md, and with its figures $(DEMO)/report.html"
 
 test: $(INSTALLED)
 	@start=$$(date +%s); \

@@ -1,7 +1,7 @@
-"""Report: one page, Markdown and JSON, of everything that a folder holds about a checkpoint.
+"""Report: everything that a folder holds about a checkpoint, side by side: a page, Markdown and JSON.
 
-Reads manifests alone; checks each file against its hash and each parent against the file that is there, so that all
-numbers of a row come from one chain: checkpoint, quantised checkpoint, ONNX, engine, predictions.
+Reads manifests and records; checks each file against its hash and each parent against the file that is there, so that
+all numbers of a row come from one chain: checkpoint, quantised checkpoint, ONNX, engine, predictions.
 """
 
 import time
@@ -24,15 +24,47 @@ from rmt_edge.artifact import (
     write_json,
     written_whole,
 )
+from rmt_edge.decision import decide
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.plot import plot_report
+from rmt_edge.figures import drops
+from rmt_edge.flips import flips_between
+from rmt_edge.page import page
+from rmt_edge.plot import plot_style, write_svg
+from rmt_edge.ranges import ranges_of
 from rmt_edge.recipe import PRECISIONS
+from rmt_edge.records import (
+    ESTIMATE,
+    LATENCY,
+    SEARCH,
+    SENSITIVITY,
+    read_device_accuracy,
+    read_records,
+    read_verdict,
+)
+from rmt_edge.report_markdown import markdown
 
 NAME = "report.md"
 
 
 def report(folder: Path) -> Path:
-    """Write report.md, report.json and report.svg into the folder; returns the path of report.md."""
+    """Write report.html, report.md, report.json and report.svg into the folder; returns the path of report.md."""
+    content = collect(folder)
+    target = folder / NAME
+    write_json(folder / "report.json", _without_samples(content))
+    validated = [(row["recipe_name"], row["accuracy"]) for row in content["rows"] if row["accuracy"]]
+    if validated:
+        with written_whole(target.with_suffix(".svg")) as temporary, plot_style():
+            entries = [(name, x["drop_points"], tuple(x["drop_interval_points"])) for name, x in validated]
+            write_svg(drops(entries, validated[0][1]["max_drop_points"], "points of top-1 lost"), temporary)
+    with written_whole(target) as temporary:
+        temporary.write_text(markdown(content), encoding="utf-8")
+    with written_whole(target.with_suffix(".html")) as temporary:
+        temporary.write_text(page(content), encoding="utf-8")
+    return target
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """All that the report says, as plain values: what report.json holds, and the samples of the latencies."""
     start = time.monotonic()
     if not folder.is_dir():
         raise RmtEdgeError(f"There is no folder {folder}.", do="Pass the folder that `rmt-edge deploy` wrote to.")
@@ -44,24 +76,28 @@ def report(folder: Path) -> Path:
         raise RmtEdgeError(
             f"{folder} holds models of {len(sources)} checkpoints.", do="Use one --output folder for each checkpoint."
         )
-    page = folder / NAME
-    content = {
+    known = {x["name"]: x["sha256"] for row in rows for x in (*row["files"], row["checkpoint"])}
+    used = {x["name"] for row in rows for x in row["files"]}
+    content: dict[str, Any] = {
         "rmt_edge": __version__,
-        "checkpoint": rows[0]["checkpoint"],
-        "variant": rows[0]["variant"],
-        "parameters": rows[0]["parameters"],
-        "num_classes": rows[0]["num_classes"],
-        "preprocessing": rows[0]["preprocessing"],
-        "latency": None,
+        **{key: rows[0][key] for key in ("checkpoint", "variant", "parameters", "num_classes", "preprocessing")},
         "rows": rows,
-        "report_seconds": round(time.monotonic() - start, 2),
+        **{kind: read_records(folder, kind, known) for kind in (LATENCY, SENSITIVITY, SEARCH, ESTIMATE)},
+        "device_accuracy": read_device_accuracy(folder, used, known),
     }
-    write_json(folder / "report.json", content)
-    with written_whole(page.with_suffix(".svg")) as temporary:
-        plot_report(rows, temporary)
-    with written_whole(page) as temporary:
-        temporary.write_text(markdown(content), encoding="utf-8")
-    return page
+    content["verdict"] = read_verdict(folder, content[LATENCY])
+    content["decision"] = decide(content)
+    content["report_seconds"] = round(time.monotonic() - start, 2)
+    return content
+
+
+def _without_samples(content: dict[str, Any]) -> dict[str, Any]:
+    """The content without the samples of each run, which lie in the records' own files."""
+    latency = [
+        record | {"runs": [{k: v for k, v in run.items() if k != "samples_ms"} for run in record["runs"]]}
+        for record in content[LATENCY]
+    ]
+    return content | {LATENCY: latency}
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
@@ -77,6 +113,7 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
             check_parent(engine, plugin_form if engine.details["retention"] == "plugin" else onnx)
         predictions_path = folder / f"{onnx_path.stem}.predictions.npz"
         predictions = _child(predictions_path, PREDICTIONS, onnx) if predictions_path.exists() else None
+        reference_path = folder / f"{Path(onnx.details['checkpoint']['name']).stem}.reference.predictions.npz"
         yield {
             "recipe_name": onnx.recipe["name"],
             "precision": onnx.recipe["precision"],
@@ -87,6 +124,8 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
             "nodes": onnx.details["nodes"],
             "relative_error": onnx.details["relative_error"],
             "accuracy": predictions.details if predictions else None,
+            "flips": flips_between(reference_path, predictions_path, predictions) if predictions else None,
+            "ranges": ranges_of(folder / quantized.name, onnx.details["variant"]),
             "seconds": {
                 "quantize": quantized.seconds,
                 "export": onnx.seconds,
@@ -110,150 +149,3 @@ def _child(path: Path, kind: str, parent: Manifest) -> Manifest:
 
 def _file(manifest: Manifest) -> dict[str, Any]:
     return {key: asdict(manifest)[key] for key in ("name", "kind", "sha256", "size_bytes", "parents", "created")}
-
-
-def markdown(content: dict[str, Any]) -> str:
-    """The page of a report."""
-    rows = content["rows"]
-    size = content["preprocessing"]
-    lines = [
-        f"# {content['variant']} from {content['checkpoint']['name']}",
-        "",
-        f"{content['parameters']:,} parameters, {content['num_classes']} classes, input "
-        f"{size['height']}x{size['width']}. Checkpoint sha256 `{content['checkpoint']['sha256']}`.",
-        "",
-        "## Which one",
-        "",
-        *_decision(rows),
-        "",
-        "![Drop of top-1 and file sizes by precision](report.svg)",
-        "",
-        "## Side by side",
-        "",
-        *_table(["", *(row["recipe_name"] for row in rows)], _comparison(rows)),
-        "",
-        *_definitions(rows),
-        "",
-        "## Engine layers by kind",
-        "",
-        "As the builder names them: `gemm` matrix products, `correlation` convolutions, `kgen` fused "
-        "kernels, `custom_layer` rmt-edge's plugins.",
-        "",
-        *_table(["", *(row["recipe_name"] for row in rows)], _kinds(rows)),
-        "",
-        "## Recipes",
-        "",
-        *(f"- **{row['recipe_name']}**: `{row['recipe']}`" for row in rows),
-        "",
-        "## Files and their chain",
-        "",
-        *_table(["file", "made from", "size", "sha256"], _files(rows)),
-        "",
-        f"Made by rmt-edge {content['rmt_edge']}; versions: "
-        + ", ".join(f"{name} {version}" for name, version in rows[-1]["versions"].items())
-        + ".",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _decision(rows: list[dict[str, Any]]) -> list[str]:
-    """What the accuracy says, and what it cannot say."""
-    lines = []
-    for row in rows:
-        accuracy = row["accuracy"]
-        if accuracy is None:
-            lines.append(f"- **{row['recipe_name']}**: not validated. Run `rmt-edge validate` on it.")
-            continue
-        low, high = accuracy["drop_interval_points"]
-        verdict = "within" if accuracy["within_max_drop"] else "**outside**"
-        lines.append(
-            f"- **{row['recipe_name']}**: top-1 {accuracy['top1_percent']:.2f} %, {verdict} the allowed drop of "
-            f"{accuracy['max_drop_points']:g} points ({accuracy['drop_points']:+.2f}, 95 % interval {low:+.2f} to "
-            f"{high:+.2f})."
-        )
-    lines.append(
-        "- **Latency is not measured**: it needs the device. INT8 is often slower than FP16 at batch 1 on large GPUs; "
-        "prefer FP16 until a measurement on yours shows INT8 at least 1.02 times as fast."
-    )
-    return lines
-
-
-def _comparison(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """The rows of the main table: a label and a cell per recipe."""
-
-    def accuracy(key: str, form: str) -> list[str]:
-        return [form.format(row["accuracy"][key]) if row["accuracy"] else "–" for row in rows]
-
-    def size(kind: str) -> list[str]:
-        found = [[x["size_bytes"] for x in row["files"] if x["kind"] == kind] for row in rows]
-        return [" / ".join(f"{x / 1e6:.2f} MB" for x in sizes) or "–" for sizes in found]
-
-    def engine(key: str) -> list[str]:
-        return [" / ".join("–" if x[key] is None else str(x[key]) for x in row["engines"]) or "–" for row in rows]
-
-    def seconds(step: str) -> list[str]:
-        return [f"{row['seconds'][step]:.1f} s" if row["seconds"][step] is not None else "–" for row in rows]
-
-    intervals = [row["accuracy"]["drop_interval_points"] if row["accuracy"] else None for row in rows]
-    return [
-        ["top-1", *accuracy("top1_percent", "{:.2f} %")],
-        ["top-5", *accuracy("top5_percent", "{:.2f} %")],
-        ["top-1 drop, points", *accuracy("drop_points", "{:+.2f}")],
-        ["95 % interval of the drop", *(f"{x[0]:+.2f} to {x[1]:+.2f}" if x else "–" for x in intervals)],
-        ["agreement with float32", *accuracy("agreement_percent", "{:.2f} %")],
-        ["ONNX file", *size(ONNX)],
-        ["engine file", *size(ENGINE)],
-        ["ONNX nodes", *(str(row["nodes"]) for row in rows)],
-        ["engine layers", *engine("layers")],
-        ["of them plugins", *engine("plugin_layers")],
-        ["of them INT8 matrix products", *engine("int8_gemms")],
-        ["retention", *engine("retention")],
-        ["engine for", *engine("device")],
-        ["ONNX against PyTorch, relative error", *(f"{row['relative_error']:.1e}" for row in rows)],
-        *(["time to " + step, *seconds(step)] for step in ("quantize", "export", "build", "validate")),
-    ]
-
-
-def _definitions(rows: list[dict[str, Any]]) -> list[str]:
-    """Each metric in a sentence."""
-    validated = next((row["accuracy"] for row in rows if row["accuracy"]), None)
-    lines = []
-    if validated:
-        lines += [
-            f"- Accuracy: of the ONNX file that the engine was built from, on {validated['images']:,} images through "
-            f"{validated['runtime']}; not of the engine, which needs its GPU.",
-            "- Drop: top-1 of the float32 PyTorch model minus top-1 of this file on the same images; its interval is "
-            "paired per image. Agreement: images on which both name the same class first.",
-            "- The first time to validate includes the float32 PyTorch model's run over the images.",
-        ]
-    return [
-        *lines,
-        "- ONNX against PyTorch: ‖difference‖/‖PyTorch‖ of the logits on noise, both with the same INT8 rounding.",
-        "- A Retention counts as one ONNX node. Engine layers: what the builder lists, each at least one kernel.",
-    ]
-
-
-def _kinds(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Layers by kind of each of a recipe's engines; none of an engine whose layers could not be listed."""
-    counts = [[x["layers_by_kind"] or {} for x in row["engines"]] for row in rows]
-    kinds = dict.fromkeys(kind for engines in counts for engine in engines for kind in engine)
-    return [[kind, *(" / ".join(str(x.get(kind, 0)) for x in engines) or "–" for engines in counts)] for kind in kinds]
-
-
-def _files(rows: list[dict[str, Any]]) -> list[list[str]]:
-    return [
-        [
-            x["name"],
-            ", ".join(parent["name"] for parent in x["parents"]),
-            f"{x['size_bytes'] / 1e6:.2f} MB",
-            f"`{x['sha256'][:16]}…`",
-        ]
-        for row in rows
-        for x in row["files"]
-    ]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table; the first column left, the others right."""
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]

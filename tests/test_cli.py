@@ -45,8 +45,8 @@ def test_the_steps_one_by_one(capsys, checkpoint, images, recipe, tmp_path):
         capsys, "validate", onnx, "--checkpoint", checkpoint, "--data", images, "--max-drop", 100
     )
     assert status == 0 and predictions.endswith(".predictions.npz")
-    status, (page,), _ = call(capsys, "report", out)
-    assert status == 0 and page.endswith("report.md")
+    status, pages, _ = call(capsys, "report", out)
+    assert status == 0 and [x.rpartition("/")[2] for x in pages] == ["report.md", "report.html"]
 
 
 @pytest.mark.trt
@@ -63,7 +63,7 @@ def test_deploy_does_all_of_it_and_names_every_file(
     assert [x.rpartition("/")[2] for x in paths] == [
         "nano.fp16.safetensors", "nano.fp16.onnx", "nano.fp16.rtx-portable.plugin.engine", "nano.fp16.predictions.npz",
         "nano.tiny.safetensors", "nano.tiny.onnx", "nano.tiny.rtx-portable.plugin.engine", "nano.tiny.predictions.npz",
-        "report.json", "report.md",
+        "report.json", "report.md", "report.html",
     ]  # fmt: skip
     assert re.search(r"deploy: done in \d+ s", caplog.text)
 

@@ -53,7 +53,7 @@ DEVICE_SIDE = (
     "plugin.load",
     "cli",
 )
-WORKSTATION_ONLY = {"torch", "modelopt", "triton", "onnxruntime", "onnx", "safetensors", "PIL", "matplotlib"}
+WORKSTATION_ONLY = {"torch", "modelopt", "triton", "onnxruntime", "onnx", "safetensors", "PIL", "matplotlib", "jinja2"}
 
 
 def imports_of(path):

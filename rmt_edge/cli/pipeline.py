@@ -92,7 +92,9 @@ def report(args: argparse.Namespace) -> None:
     """Put everything in a folder side by side on one page."""
     from rmt_edge.report import report as run
 
-    print(run(args.folder))
+    page = run(args.folder)
+    print(page)
+    print(page.with_suffix(".html"))
 
 
 def deploy(args: argparse.Namespace) -> None:
@@ -135,7 +137,7 @@ def deploy(args: argparse.Namespace) -> None:
             too_large.append(drop_message(manifest))
     page = report(args.output)
     logger.info("deploy: done in %.0f s", time.monotonic() - start)
-    for path in [*made, page.with_suffix(".json"), page]:
+    for path in [*made, page.with_suffix(".json"), page, page.with_suffix(".html")]:
         print(path)
     if too_large:
         raise RmtEdgeError("\n".join(too_large))

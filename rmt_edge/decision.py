@@ -1,0 +1,157 @@
+"""The decision of a report: which candidate to deploy, and why, in words.
+
+Between FP16 and INT8 the verdict on measured latencies decides (`rmt-edge verdict`); without one only accuracy can.
+"""
+
+from typing import Any
+
+from rmt_edge.records import machine_name
+
+ENGINE_RUNNERS = ("tensorrt", "tensorrt_rtx")
+ADVICE = (
+    "INT8 is often slower than FP16 at batch 1 on large GPUs; prefer FP16 until a measurement on yours shows INT8 at "
+    "least 1.02 times as fast."
+)
+
+
+def decide(content: dict[str, Any]) -> dict[str, Any]:
+    """{"headline", "reasons", "candidates": [{"name", "text"}]} of a report's content."""
+    rows = content["rows"]
+    fit = [row for row in rows if row["accuracy"] and row["accuracy"]["within_max_drop"]]
+    losing = [x for x in content["device_accuracy"] if not x["details"].get("within_max_drop", True)]
+    decided = [
+        x | ({"verdict": "neither"} if _takes(x) in {y["subject"].get("name") for y in losing} else {})
+        for x in (content["verdict"] or {}).get("rows", [])
+        if x["runner"] in ENGINE_RUNNERS
+    ]
+    if decided:
+        headline, reasons = _by_verdict(content["verdict"], decided)
+    else:
+        headline, reasons = _by_accuracy(rows, fit)
+        reasons += [_unmeasured(content["latency"]), *_estimates(content["estimate"])]
+    return {
+        "headline": headline,
+        "reasons": reasons + _engines_that_lose(losing) + _doubts(fit),
+        "candidates": [{"name": row["recipe_name"], "text": candidate_sentence(row)} for row in rows],
+    }
+
+
+def how_it_ran(run: dict[str, Any], retention: str | None = None) -> str:
+    """A run in words: tensorrt, plugin retention, CUDA graph, with transfers."""
+    parts = [run["runner"]]
+    if is_peer(run):
+        parts = [f"{run['runner']} {run.get('precision') or ''}".strip()]
+    elif retention:
+        parts.append(f"{retention} retention")
+    if run.get("cuda_graph"):
+        parts.append("CUDA graph")
+    if run.get("transfers"):
+        parts.append("with transfers")
+    return ", ".join(parts)
+
+
+def is_peer(run: dict[str, Any]) -> bool:
+    """Whether a run is of the checkpoint in PyTorch, measured beside the record's file."""
+    return run["runner"].startswith("torch")
+
+
+def candidate_sentence(row: dict[str, Any]) -> str:
+    """What the accuracy of one candidate says."""
+    accuracy = row["accuracy"]
+    if accuracy is None:
+        return "not validated. Run `rmt-edge validate` on it."
+    low, high = accuracy["drop_interval_points"]
+    verdict = "within" if accuracy["within_max_drop"] else "OUTSIDE"
+    return (
+        f"top-1 {accuracy['top1_percent']:.2f} %, {verdict} the allowed drop of {accuracy['max_drop_points']:g} points "
+        f"({accuracy['drop_points']:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})."
+    )
+
+
+def _by_verdict(verdict: dict[str, Any], decided: list[dict[str, Any]]) -> tuple[str, list[str]]:
+    """What the verdict takes for each batch size, and its reasons as it gives them."""
+    batches: dict[str, list[str]] = {}
+    for row in decided:
+        batches.setdefault(row["verdict"], []).append(str(row["batch"]))
+    machine = machine_name(verdict.get("machine"))
+    taken = [f"{name} at batch {_and(found)}" for name, found in batches.items() if name in ("fp16", "int8")]
+    headline = f"On {machine}, deploy {'; '.join(taken)}." if taken else f"Deploy nothing on {machine} yet."
+    reasons = []
+    for row in decided:
+        files = [row[key]["file"] for key in ("fp16", "int8") if key in row]
+        ratio = ""
+        if "speedup" in row:
+            low, high = row["speedup_interval"]
+            ratio = f" p50 of FP16 over INT8: {row['speedup']:.3f}, 95 % interval {low:.3f} to {high:.3f}"
+            ratio += f" ({' against '.join(files)})."
+        doubts = f" Warnings of these measurements: {row['warnings']}, below." if row.get("warnings") else ""
+        to_do = f" {row['do']}" if row.get("do") else ""
+        reasons.append(f"Batch {row['batch']}, {row['runner']}: {row['reason']}{ratio}{doubts}{to_do}")
+    return headline, reasons
+
+
+def _by_accuracy(rows: list[dict[str, Any]], fit: list[dict[str, Any]]) -> tuple[str, list[str]]:
+    """FP16 where it keeps the allowed drop: half the bytes of FP32, and none of the rounding of INT8."""
+    if not any(row["accuracy"] for row in rows):
+        return "Nothing can be recommended yet: no candidate is validated.", []
+    if not fit:
+        return "Deploy none of these: each loses more top-1 than is allowed.", []
+    chosen = min(fit, key=lambda row: ("fp16", "fp32", "int8").index(row["precision"]))
+    name, accuracy = chosen["recipe_name"], chosen["accuracy"]
+    low, high = accuracy["drop_interval_points"]
+    reason = (
+        f"{name} keeps {accuracy['top1_percent']:.2f} % top-1 of the float32 model's "
+        f"{accuracy['reference_top1_percent']:.2f} % on {accuracy['images']:,} images: a drop of "
+        f"{accuracy['drop_points']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, where "
+        f"{accuracy['max_drop_points']:g} is allowed."
+    )
+    return f"Deploy {name} until latency is measured on your device.", [reason]
+
+
+def _unmeasured(latency: list[dict[str, Any]]) -> str:
+    if not latency:
+        return f"Latency is not measured: it needs the device. {ADVICE}"
+    if any(run["runner"] in ENGINE_RUNNERS for record in latency for run in record["runs"]):
+        return f"Engines were timed, but nothing was decided from it: run `rmt-edge verdict` on this folder. {ADVICE}"
+    return f"No engine was timed: the latencies below are of other runners. {ADVICE}"
+
+
+def _takes(row: dict[str, Any]) -> str | None:
+    """The file that a row of a verdict takes."""
+    return row[row["verdict"]]["file"] if row["verdict"] in row else None
+
+
+def _engines_that_lose(losing: list[dict[str, Any]]) -> list[str]:
+    """Engines that on their device lose more than was allowed, whatever their ONNX file keeps."""
+    return [
+        f"The engine {x['subject'].get('name')} itself loses {x['details']['drop_points']:+.2f} points on "
+        f"{machine_name(x['machine'])}: more than the {x['details']['max_drop_points']:g} allowed. Do not deploy it."
+        for x in losing
+    ]
+
+
+def _doubts(fit: list[dict[str, Any]]) -> list[str]:
+    """Candidates that are within the limit by their drop, but not by their interval."""
+    return [
+        f"{row['recipe_name']} is within the limit only by its mean: the interval of its drop reaches "
+        f"{row['accuracy']['drop_interval_points'][1]:+.2f}. More images would tell."
+        for row in fit
+        if row["accuracy"]["drop_interval_points"][1] > row["accuracy"]["max_drop_points"]
+    ]
+
+
+def _estimates(estimates: list[dict[str, Any]]) -> list[str]:
+    """What the estimates say, as estimates."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for record in estimates:
+        for x in record["estimates"]:
+            key = (record["device"]["name"], x["batch"])
+            found.setdefault(key, []).append(f"{record['recipe']['name']} {x['latency_ms']:.3g} ms")
+    return [
+        f"Estimated, not measured, for {device} at batch {batch}: {', '.join(names)}."
+        for (device, batch), names in found.items()
+    ]
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,57 @@
+"""Flips: the images on which a model names another class than its reference. numpy only."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmt_edge.artifact import PREDICTIONS, Manifest, read_manifest
+from rmt_edge.errors import RmtEdgeError
+
+# Of the pairs of classes; a page of 1,000 classes shows the most frequent.
+SHOWN_PAIRS = 200
+
+
+def flips_between(reference_path: Path, path: Path, manifest: Manifest) -> dict[str, Any] | None:
+    """What changed between the predictions of the reference and those at `path`; None where there is no reference.
+
+    What became of the images is counted if either file holds their labels.
+    Both must be of the same images in the same order: their manifests name the same data set.
+    """
+    if not reference_path.is_file():
+        return None
+    reference = read_manifest(reference_path, PREDICTIONS)
+    if reference.parents[-1]["sha256"] != manifest.parents[-1]["sha256"]:
+        raise RmtEdgeError(
+            f"{path.name} is of other images than {reference_path.name}.",
+            f"{manifest.parents[-1]['name']} and {reference.parents[-1]['name']}, by their sha256.",
+            "Run `rmt-edge validate` again.",
+        )
+    with np.load(reference_path) as arrays:
+        before, labels = arrays["classes"][:, 0], arrays.get("labels")
+    with np.load(path) as arrays:
+        after, labels = arrays["classes"][:, 0], arrays.get("labels", labels)
+    return flips(before, after, labels)
+
+
+def flips(before: np.ndarray, after: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
+    """Counts of changed images and of each pair of classes, most frequent first. All arguments: (n,) classes."""
+    assert before.shape == after.shape, (before.shape, after.shape)
+    changed = before != after
+    pairs, counts = np.unique(np.stack([before[changed], after[changed]]), axis=1, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    found: dict[str, Any] = {
+        "images": len(before),
+        "changed": int(changed.sum()),
+        "pairs": [
+            {"from": int(pairs[0, i]), "to": int(pairs[1, i]), "images": int(counts[i])} for i in order[:SHOWN_PAIRS]
+        ],
+        "pairs_left_out": max(0, len(order) - SHOWN_PAIRS),
+    }
+    if labels is not None:
+        was, is_now = before == labels, after == labels
+        found |= {
+            "right_to_wrong": int((was & ~is_now).sum()),
+            "wrong_to_right": int((~was & is_now).sum()),
+        }
+    return found
