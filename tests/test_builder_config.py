@@ -287,7 +287,7 @@ class _WithTheModule(ast.NodeTransformer):
 def test_mypy_finds_every_name_in_the_recorded_api(version, tmp_path):
     (tmp_path / "tensorrt.pyi").write_text((FOLDER / f"{version}.pyi").read_text())
     checked = []
-    for name in ("builder_config", "builder_log", "engine", "engine_layers", "plugin/load"):
+    for name in ("builder_config", "builder_log", "engine", "engine_layers", "plugin/load", "plugin/layer"):
         source = (ROOT / "rmt_edge" / f"{name}.py").read_text()
         tree = ast.fix_missing_locations(_WithTheModule().visit(ast.parse(source)))
         path = tmp_path / f"checked_{name.replace('/', '_')}.py"

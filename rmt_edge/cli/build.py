@@ -9,6 +9,11 @@ from rmt_edge.profile import load_profile
 
 def build(args: argparse.Namespace) -> None:
     """Build the TensorRT engine of an ONNX file for a device."""
+    if args.via == "torch-tensorrt":
+        from rmt_edge.torch_trt import build_torch_tensorrt
+
+        print(build_torch_tensorrt(args.onnx, load_profile(args.device), args.output, args.libraries))
+        return
     from rmt_edge.engine import build as run
 
     print(run(args.onnx, load_profile(args.device), args.output, args.retention, args.libraries))
@@ -25,9 +30,15 @@ def plugin(args: argparse.Namespace) -> None:
 def add_commands(commands) -> None:
     """build, plugin."""
     sub = add_command(commands, build)
-    sub.add_argument("onnx", type=Path, help="a file that `export` wrote")
+    sub.add_argument("onnx", type=Path, metavar="FILE", help="a file that `export` wrote")
     add_retention(sub)
     add_output(sub, None)
+    sub.add_argument(
+        "--via",
+        choices=("onnx", "torch-tensorrt"),
+        default="onnx",
+        help="torch-tensorrt: a PyTorch module from the .safetensors that `quantize` wrote, with the plugins (onnx)",
+    )
     sub = add_command(commands, plugin)
     sub.add_argument("action", choices=("build",), help="build: compile the kernels and link the libraries")
     sub.add_argument("--sm", type=int, action="append", help="GPU generation, 87 for SM 8.7; repeat for several")
