@@ -32,6 +32,7 @@ DEVICE_SIDE = (
     "latency",
     "machine",
     "plugin.load",
+    "plugin.layer",
     "cli",
 )
 WORKSTATION_ONLY = {"torch", "modelopt", "triton", "onnxruntime", "onnx", "safetensors", "PIL", "matplotlib"}

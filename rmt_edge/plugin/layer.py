@@ -45,7 +45,7 @@ def _floats(**values: float) -> Fields:
 
 def create_plugin(trt: ModuleType, op_type: str, fields: Fields, name: str) -> Any:
     """A plugin of the loaded library (plugin/load.py), or an error with the attributes that it refuses."""
-    creator = trt.get_plugin_registry().get_creator(op_type, PLUGIN_VERSION, PLUGIN_NAMESPACE)
+    creator: Any = trt.get_plugin_registry().get_creator(op_type, PLUGIN_VERSION, PLUGIN_NAMESPACE)
     if creator is None:
         raise RmtEdgeError(
             f"{trt.__name__} {trt.__version__} knows no plugin {op_type}.",
