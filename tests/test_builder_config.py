@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,13 +14,14 @@ from dataclasses import replace
 import pytest
 
 from rmt_edge import builder_config, engine
-from rmt_edge.artifact import ENGINE, read_manifest
+from rmt_edge.artifact import ENGINE, manifest_path, plugin_form_path, read_manifest
 from rmt_edge.builder_config import DIGEST_BYTES, cache_folder, remove_leftovers, temporary_folder
 from rmt_edge.engine import build, gpu_of
 from rmt_edge.engine_layers import layers_in_json, layers_in_log
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.machine import Gpu, Machine
 from rmt_edge.profile import DeviceProfile, load_profile
+from rmt_edge.report import report
 from tests.conftest import ROOT
 from tests.tensorrt_api import FOLDER, VERSIONS, standin
 
@@ -85,6 +87,21 @@ def test_plugin_layers_are_counted_wherever_the_layers_are_listed(
         assert found["layers"][0]["reads"] == ["Half"]
     else:
         assert [found[x] for x in ("count", "by_kind", "layers")] == [None] * 3 == [details["int8_gemms"]] * 3
+
+
+def test_a_report_takes_an_engine_whose_layers_are_not_listed(onnx_files, quantized, tmp_path, monkeypatch, cache_home):
+    module = standin("10.13")
+    module.scenario.lists = ""
+    monkeypatch.setattr(engine, "load_backend", lambda name: module)
+    monkeypatch.setattr(engine, "this_machine", lambda: MACHINE)
+    folder = tmp_path / "deployed"
+    folder.mkdir()
+    for path in (quantized["fp16"], onnx_files["fp16"], plugin_form_path(onnx_files["fp16"])):
+        shutil.copy(path, folder)
+        shutil.copy(manifest_path(path), folder)
+    build(folder / onnx_files["fp16"].name, ORIN, retention="native")
+    page = report(folder).read_text()
+    assert "| engine layers | – |" in page and "| of them plugins | 0 |" in page
 
 
 def test_an_unlisted_engine_with_too_few_plugins_is_refused(trt, onnx_files, library_folder, tmp_path, monkeypatch):
@@ -288,7 +305,7 @@ class _WithTheModule(ast.NodeTransformer):
 def test_mypy_finds_every_name_in_the_recorded_api(version, tmp_path):
     (tmp_path / "tensorrt.pyi").write_text((FOLDER / f"{version}.pyi").read_text())
     checked = []
-    for name in ("builder_config", "builder_log", "engine", "engine_layers", "plugin/load"):
+    for name in ("builder_config", "builder_log", "engine", "engine_layers", "plugin/load", "plugin/layer"):
         source = (ROOT / "rmt_edge" / f"{name}.py").read_text()
         tree = ast.fix_missing_locations(_WithTheModule().visit(ast.parse(source)))
         path = tmp_path / f"checked_{name.replace('/', '_')}.py"

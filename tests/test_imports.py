@@ -51,6 +51,7 @@ DEVICE_SIDE = (
     "doctor",
     "cli.devices",
     "plugin.load",
+    "plugin.layer",
     "cli",
 )
 WORKSTATION_ONLY = {"torch", "modelopt", "triton", "onnxruntime", "onnx", "safetensors", "PIL", "matplotlib", "jinja2"}

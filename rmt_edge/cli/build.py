@@ -11,6 +11,13 @@ from rmt_edge.profile import load_profile
 
 def build(args: argparse.Namespace) -> None:
     """Build the TensorRT engine of an ONNX file, or those of all models of a bundle, for a device."""
+    if args.via == "torch-tensorrt":
+        from rmt_edge.torch_trt import build_torch_tensorrt
+
+        if args.recipes:
+            raise RmtEdgeError("--recipes chooses among a bundle's models.", f"{args.source} is one model.")
+        print(build_torch_tensorrt(args.source, load_profile(args.device), args.output, args.libraries))
+        return
     from rmt_edge.engine import build as run
 
     profile = load_profile(args.device)
@@ -42,6 +49,12 @@ def add_commands(commands) -> None:
     sub.add_argument("--recipes", nargs="+", help="of a bundle's models only those of these recipes (all)")
     add_retention(sub)
     add_output(sub, None)
+    sub.add_argument(
+        "--via",
+        choices=("onnx", "torch-tensorrt"),
+        default="onnx",
+        help="torch-tensorrt: a PyTorch module from the .safetensors that `quantize` wrote, with the plugins (onnx)",
+    )
     sub = add_command(commands, plugin)
     sub.add_argument("action", choices=("build",), help="build: compile the kernels and link the libraries")
     sub.add_argument("--sm", type=int, action="append", help="GPU generation, 87 for SM 8.7; repeat for several")

@@ -16,11 +16,12 @@ import tempfile
 from pathlib import Path
 
 CLASSES = (
-    "Builder", "BuilderFlag", "ComputeCapability", "DataType", "EngineInspector", "HardwareCompatibilityLevel",
-    "IBuilderConfig", "IConstantLayer", "ICudaEngine", "IDequantizeLayer", "IExecutionContext", "IHostMemory",
-    "ILayer", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IPluginCreatorV3One", "IPluginRegistry",
-    "IPluginV3", "IPluginV3Layer", "IProgressMonitor", "IQuantizeLayer", "ITensor", "ITimingCache",
-    "LayerInformationFormat", "LayerType", "Logger", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
+    "Builder", "BuilderFlag", "ComputeCapability", "DataType", "ElementWiseOperation", "EngineInspector",
+    "HardwareCompatibilityLevel", "IBuilderConfig", "IConstantLayer", "ICudaEngine", "IDequantizeLayer",
+    "IElementWiseLayer", "IExecutionContext", "IHostMemory", "ILayer", "ILogger", "IMatrixMultiplyLayer",
+    "INetworkDefinition", "IOptimizationProfile", "IPluginCreatorV3One", "IPluginRegistry", "IPluginV3",
+    "IPluginV3Layer", "IProgressMonitor", "IQuantizeLayer", "ITensor", "ITimingCache", "LayerInformationFormat",
+    "LayerType", "Logger", "MatrixOperation", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
     "OnnxParserFlag", "ParserError", "PluginField", "PluginFieldCollection", "PluginFieldCollection_",
     "PluginFieldType", "ProfilingVerbosity", "Runtime", "TempfileControlFlag", "TensorIOMode", "TensorRTPhase",
     "Weights",
