@@ -22,7 +22,7 @@ from record import header
 from rmt_edge.artifact import ENGINE, read_manifest, write_json
 from rmt_edge.engine import PLUGIN_KINDS, RETENTIONS, build
 from rmt_edge.export import export
-from rmt_edge.model import create_model
+from rmt_edge.model.rmt import create_model
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.plugin.build import build_libraries
 from rmt_edge.profile import load_profile

@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from rmt_edge.data import Dataset, open_dataset
-from rmt_edge.model import create_model
+from rmt_edge.model.rmt import create_model
 from rmt_edge.preprocess import Preprocessing, normalise
 
 SEED = 20260922
@@ -186,7 +186,8 @@ The reference checkpoint of rmt-edge: small, really trained, for the demo, the t
 | took | {record["seconds"] / 60:.0f} min, {record["device"]}, {record["threads"]} threads, torch {record["torch"]} |
 | sha256 | `{record["sha256"]}` |
 
-Beside it: `calibration.npz`, {CALIBRATION} images of the training part; `test.npz`, the 10,000 test images with labels.
+Beside it: `calibration.npz`, {CALIBRATION} images of the training part; `test.npz`, the 10,000 test images with labels;
+`selection.npz`, 2,000 of the held-out images with labels, to choose quantisation on (`bench/selection.py`).
 Not for any use beyond this: it has seen clothes in 28x28 grey pixels and nothing else.
 """)
 

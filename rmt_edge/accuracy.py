@@ -36,7 +36,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 class Images(Protocol):
-    """What `predict` runs over: data.Dataset, or the validation subset of a bundle."""
+    """What `logits_of` runs over: data.Dataset, or the validation subset of a bundle."""
 
     def __len__(self) -> int: ...
 
@@ -93,16 +93,12 @@ def top_of(logits: np.ndarray) -> Top:
     return Top(classes, np.take_along_axis(logits, classes, axis=1).astype(np.float32))
 
 
-def predict(run: Run, dataset: Images, preprocessing: Preprocessing, title: str) -> np.ndarray:
-    """The best classes of every image, best first. (n, min(5, classes)), int32."""
-    found = [top_classes(logits, KEPT).astype(np.int32) for logits in logits_of(run, dataset, preprocessing, title)]
-    return np.concatenate(found)
-
-
-def logits_of(run: Run, dataset: Images, preprocessing: Preprocessing, title: str) -> Iterator[np.ndarray]:
+def logits_of(
+    run: Run, dataset: Images, preprocessing: Preprocessing, title: str, batch: int = BATCH
+) -> Iterator[np.ndarray]:
     """The logits batch by batch, (b, classes), under a progress bar; NaN and infinity are refused."""
-    batches = dataset.batches(preprocessing, BATCH)
-    total = -(-len(dataset) // BATCH)
+    batches = dataset.batches(preprocessing, batch)
+    total = -(-len(dataset) // batch)
     for images, _ in tqdm(batches, title, total, unit="batch", leave=False):
         logits = run(images)
         if not np.isfinite(logits).all():

@@ -34,6 +34,7 @@ KIND = "baseline"
 NAME = "baseline.json"
 # Whose latency a record of a file states; what else it lists (PyTorch beside it) is not the file's.
 _RUNNERS = {ONNX: ("onnxruntime",), ENGINE: ("tensorrt", "tensorrt_rtx")}
+_PARENTS_ON_SUBSET = 4  # the file, the checkpoint, the data set, the images of its subset (engine_accuracy.py)
 logger = logging.getLogger(__name__)
 
 
@@ -69,7 +70,8 @@ def read_baseline(path: Path) -> dict[str, dict[str, Any]]:
 def results_of(path: Path) -> dict[str, dict[str, Any]]:
     """The subjects of a folder of results, or the one of a predictions file, as a baseline holds them, by name.
 
-    A recipe's name stands for its ONNX file; the recipe, device profile and retention for an engine.
+    A recipe's name stands for its ONNX file, with "subset" for its run on a bundle's validation subset; the recipe,
+    device profile and retention for an engine.
     """
     if path.is_file():
         found = [path]
@@ -109,6 +111,7 @@ def _subject(path: Path) -> tuple[str, dict[str, Any]]:
     if kind == ENGINE:
         name = f"{name} {_label(model)}"
     else:
+        name += ", subset" if len(predictions.parents) == _PARENTS_ON_SUBSET else ""
         files |= {_label(engine): path for path, engine in _engines_of(model_path, model)}
     details = predictions.details
     return name, {

@@ -1,13 +1,12 @@
 """Export: the calibrated deployment form to one ONNX file that has been checked against PyTorch.
 
 The file is written by graph.py. Before it gets its name: onnx.checker, one Retention node per block, and ONNX Runtime's
-logits against PyTorch's, the quantised layers' inputs and weights rounded alike.
+logits against PyTorch's, with the same weights, inputs and operands of additions rounded.
 """
 
 import json
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import onnx
 import torch
 from onnx import ModelProto
 from safetensors.torch import load_file
-from torch import Tensor, nn
 
 from rmt_edge.artifact import (
     ONNX,
@@ -29,7 +27,9 @@ from rmt_edge.artifact import (
     write_manifest,
     written_whole,
 )
-from rmt_edge.graph import INT8_MAX, Ranges, int8_of, onnx_from_deployed, scale_of
+from rmt_edge.fake_quant import FakeQuantizedLayers
+from rmt_edge.graph import onnx_from_deployed
+from rmt_edge.graph_writer import Ranges
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT
 from rmt_edge.model.variants import VARIANTS
@@ -122,44 +122,10 @@ def check_against_torch(path: Path, model: DeployedRMT, ranges: Ranges, dtype: n
     rng = np.random.default_rng(0)
     images = rng.standard_normal((CHECK_IMAGES, 3, model.height, model.width), dtype=np.float32)
     actual = OnnxRunner(path)(images)
-    with torch.no_grad(), _RoundedLinears(model, ranges, dtype):
+    with torch.no_grad(), FakeQuantizedLayers(model, ranges, dtype) as layers:
+        layers.switch_to(layers.modules)
         expected = model(torch.from_numpy(images)).numpy()
     error = relative_error(actual, expected)
     # Not a user's fault: the graph and the model say different things.
     assert error <= limit, f"{path.name}: ONNX Runtime is {error:.2e} away from PyTorch, more than {limit:.0e}"
     return error
-
-
-class _RoundedLinears:
-    """While open, the layers with ranges round their weights and inputs to INT8 steps, as the graph does."""
-
-    def __init__(self, model: nn.Module, ranges: Ranges, dtype: np.dtype):
-        self.layers = {x.removesuffix(".input_amax"): x for x in ranges if x.endswith(".input_amax")}
-        self.model, self.ranges, self.dtype = model, ranges, dtype
-        self.weights: dict[str, Tensor] = {}
-        self.hooks: list = []
-
-    def __enter__(self) -> None:
-        for name, input_amax in self.layers.items():
-            linear = self.model.get_submodule(name)
-            self.weights[name] = linear.weight.data
-            scale = scale_of(self.ranges[f"{name}.weight_amax"], self.dtype)
-            steps = int8_of(linear.weight.detach().numpy().T, scale)
-            linear.weight.data = torch.from_numpy((steps * scale.astype(np.float32)).T.copy())
-            step = float(scale_of(self.ranges[input_amax], self.dtype))
-            self.hooks.append(linear.register_forward_pre_hook(_rounding(step)))
-
-    def __exit__(self, *_) -> None:
-        for name, weight in self.weights.items():
-            self.model.get_submodule(name).weight.data = weight
-        for hook in self.hooks:
-            hook.remove()
-
-
-def _rounding(step: float) -> Callable:
-    """A forward pre-hook that rounds a layer's input to INT8 multiples of `step`."""
-
-    def hook(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return torch.fake_quantize_per_tensor_affine(inputs[0], step, 0, -int(INT8_MAX) - 1, int(INT8_MAX))
-
-    return hook

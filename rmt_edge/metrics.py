@@ -106,3 +106,14 @@ def sqnr_db(actual: np.ndarray, expected: np.ndarray) -> float:
     """-20·log10(relative_error): signal to quantisation noise, in decibels; infinite where they are equal."""
     error = relative_error(actual, expected)
     return math.inf if error == 0 else -20.0 * math.log10(error)
+
+
+def kl_nats(reference: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """KL(softmax(reference) || softmax(logits)) per image, in nats. (n, classes), (n, classes) -> (n,)."""
+    expected, actual = _log_softmax(reference), _log_softmax(logits)
+    return np.maximum((np.exp(expected) * (expected - actual)).sum(1), 0.0)  # rounding may take it below 0
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

@@ -23,7 +23,7 @@ def make_file(path, kind, parents, recipe, size, **details):
     return path
 
 
-def make_predictions(onnx_path, recipe, wrong, data=DATA):
+def make_predictions(onnx_path, recipe, wrong, data=DATA, subset=None):
     """Predictions of an ONNX file or engine: the reference is right on all images, the file wrong on the first few."""
     labels = np.arange(IMAGES) % 10
     reference = np.stack([labels, (labels + 1) % 10], axis=1).astype(np.int32)
@@ -31,8 +31,8 @@ def make_predictions(onnx_path, recipe, wrong, data=DATA):
     classes[:wrong] = classes[:wrong, ::-1]
     details = accuracy(reference, classes, labels) | judgement(reference, classes, labels)
     details |= {"images": IMAGES, "runtime": "ONNX Runtime, CPU"}
-    path = onnx_path.parent / f"{onnx_path.stem}.predictions.npz"
-    parents = [parent_of(onnx_path), CHECKPOINT, data]
+    path = onnx_path.parent / f"{onnx_path.stem}{'.subset' if subset else ''}.predictions.npz"
+    parents = [parent_of(onnx_path), CHECKPOINT, data, *([subset] if subset else [])]
     scores = np.ones(classes.shape, np.float32)
     write_predictions(path, classes, parents, recipe, details, 0, scores, labels)
     return path
@@ -86,6 +86,15 @@ def test_the_predictions_of_an_engine_are_a_subject_of_their_own(tmp_path):
     assert list(subjects) == ["int8", "int8 engine orin plugin"]
     assert subjects["int8 engine orin plugin"]["top1_percent"] == 98
     assert subjects["int8 engine orin plugin"]["size_bytes"] == {"engine orin plugin": 3000}
+
+
+def test_a_bundles_subset_is_a_subject_of_its_own(tmp_path):
+    folder = make_results(tmp_path / "a")
+    subset = {"name": "images.npy", "sha256": "5" * 64}
+    make_predictions(folder / "nano.int8.onnx", {"name": "int8", "precision": "int8"}, 8, subset=subset)
+    subjects = results_of(folder)
+    assert list(subjects) == ["int8", "int8, subset"]
+    assert subjects["int8, subset"]["data"] == subset and subjects["int8"]["data"] == DATA
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 400])

@@ -14,16 +14,16 @@ from onnx.inliner import inline_local_functions
 
 from rmt_edge import export as export_module
 from rmt_edge.artifact import ONNX, manifest_path, read_manifest
+from rmt_edge.calibrate import calibrate
 from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.export import export
-from rmt_edge.graph import MIN_SCALE, int8_of, onnx_from_deployed, scale_of
+from rmt_edge.graph import onnx_from_deployed
+from rmt_edge.graph_writer import MIN_SCALE, int8_of, scale_of
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT, deployed_from_model
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.onnx_runner import OnnxRunner
-from rmt_edge.quantize import calibrate
-from rmt_edge.recipe import LINEAR_LAYERS
 from tests.conftest import SMALL, filled
 from tests.golden import weights
 
@@ -113,7 +113,7 @@ def test_the_manifest_records_the_counts_and_the_chain(onnx_files, quantized):
     assert manifest.details["retention_nodes"] == BLOCKS
     assert 0 < manifest.details["relative_error"] < 0.1
     assert manifest.parents[0]["name"] == quantized["int8"].name
-    assert manifest.recipe["layers"]
+    assert manifest.recipe["int8"]
 
 
 def test_the_same_input_gives_the_same_bytes(quantized, onnx_files, tmp_path):
@@ -160,7 +160,7 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path):
 
 
 def test_every_linear_layer_can_be_quantised(nano, images, recipes):
-    recipe = dataclasses.replace(recipes["int8"], layers=LINEAR_LAYERS[:-1])
+    recipe = dataclasses.replace(recipes["int8"], int8=("qkv", "out_proj", "fc1", "fc2", "proj", "head"))
     deployed = deployed_from_model(nano, SMALL.height, SMALL.width)
     ranges = calibrate(deployed_from_model(nano, SMALL.height, SMALL.width), recipe, open_dataset(images), SMALL)
     for flat in (False, True):

@@ -9,7 +9,7 @@ import pytest
 from rmt_edge.artifact import sha256_of
 from rmt_edge.data import open_dataset
 from rmt_edge.export import export
-from rmt_edge.model import load_checkpoint
+from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.quantize import quantize
 from rmt_edge.recipe import load_recipe
 from rmt_edge.validate import validate

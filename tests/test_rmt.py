@@ -9,8 +9,7 @@ import torch
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error
-from rmt_edge.model import create_model
-from rmt_edge.model.rmt import stage_grid
+from rmt_edge.model.rmt import create_model, stage_grid
 from rmt_edge.model.variants import VARIANTS
 from tests.conftest import filled
 from tests.golden import weights

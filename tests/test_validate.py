@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rmt_edge.accuracy import accuracy, drop_message, predict
+from rmt_edge.accuracy import accuracy, drop_message, logits_of
 from rmt_edge.artifact import PREDICTIONS, manifest_path, read_manifest
 from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
@@ -118,7 +118,7 @@ def test_a_changed_reference_is_refused(onnx_files, checkpoint, images, tmp_path
 
 def test_nan_logits_are_refused(images):
     with pytest.raises(RmtEdgeError, match="logits hold NaN"):
-        predict(lambda x: np.full((len(x), 10), np.nan), open_dataset(images), SMALL, "x")
+        list(logits_of(lambda x: np.full((len(x), 10), np.nan), open_dataset(images), SMALL, "x"))
 
 
 @pytest.mark.parametrize("limit", [-1, 101, float("nan")])

@@ -1,6 +1,1 @@
-"""The network: as published (rmt, variants), from a file (checkpoint), and ready for export (deploy)."""
-
-from rmt_edge.model.checkpoint import load_checkpoint
-from rmt_edge.model.rmt import create_model
-
-__all__ = ["create_model", "load_checkpoint"]
+"""The network: as published (rmt, variants), from a file (checkpoint), ready for export (deploy), its layers."""

@@ -18,6 +18,13 @@ from rmt_edge.preprocess import check_input_size
 from rmt_edge.retention.op import retention
 
 
+class Sum(nn.Module):
+    """left + right: a residual addition as a module, so that it has a name, of which its INT8 ranges are."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return left + right
+
+
 class DeployedBlock(nn.Module):
     """One block. (b, h, w, c) -> (b, h, w, c); its convolutions are NCHW."""
 
@@ -34,16 +41,18 @@ class DeployedBlock(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.pos_sum, self.out_proj_sum, self.dwconv_sum, self.fc2_sum = Sum(), Sum(), Sum(), Sum()
 
     def forward(self, x: Tensor, sin: Tensor, cos: Tensor, decay: list[float]) -> Tensor:
-        x = x + nhwc(self.pos(nchw(x)))
+        x = self.pos_sum(x, nhwc(self.pos(nchw(x))))
         qkv = self.qkv(self.retention_layer_norm(x))  # (b, h, w, 3c)
         retained = retention(
             qkv, sin, cos, self.lepe.weight, self.lepe.bias, self.num_heads, decay, self.decomposed
         )  # fmt: skip
-        x = x + self.out_proj(retained)
+        x = self.out_proj_sum(x, self.out_proj(retained))
         y = F.gelu(self.fc1(self.final_layer_norm(x)))
-        return x + self.fc2(y + nhwc(self.dwconv(nchw(y))))
+        y = self.dwconv_sum(y, nhwc(self.dwconv(nchw(y))))
+        return self.fc2_sum(x, self.fc2(y))
 
 
 class DeployedStage(nn.Module):
@@ -66,6 +75,10 @@ class DeployedStage(nn.Module):
         decay = self.decay.tolist()
         for block in self.blocks:
             x = block(x, self.sin, self.cos, decay)
+        return self.reduce(x)
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The downsampling, where there is one. (b, h, w, c) -> (b, h/2, w/2, c of the next stage)."""
         return x if self.downsample is None else nhwc(self.downsample(nchw(x)))
 
 
@@ -94,12 +107,20 @@ class DeployedRMT(nn.Module):
         self.aux_head = nn.Linear(last, num_classes) if variant.has_aux_head else None
 
     def forward(self, image: Tensor) -> Tensor:
+        x = self.embed(image)
+        for stage in self.stages:
+            x = stage(x)
+        return self.classify(x)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """The stem. (b, 3, height, width) -> (b, h, w, c)."""
         x = self.stem[0](image)
         for conv in self.stem[1:]:
             x = conv(F.gelu(x))
-        x = nhwc(x)  # (b, h, w, c)
-        for stage in self.stages:
-            x = stage(x)
+        return nhwc(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """The heads. (b, h, w, c) of the last stage -> logits (b, num_classes)."""
         logits = self.head(F.silu(self.proj(x)).mean(dim=(1, 2)))
         if self.aux_head is None:
             return logits

@@ -1,0 +1,71 @@
+"""The commands that say which layers may run in INT8."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rmt_edge.cli.options import OUTPUT, add_checkpoint, add_command, add_output, preprocessing_of
+from rmt_edge.profile import load_profile
+from rmt_edge.recipe import load_recipe
+
+RECIPE = "int8"
+
+
+def sensitivity(args: argparse.Namespace) -> None:
+    """Put one group of layers at a time in INT8 and measure what is lost."""
+    from rmt_edge.sensitivity import DEFAULT_BY, table
+    from rmt_edge.sensitivity import sensitivity as run
+
+    path = run(
+        args.checkpoint, load_recipe(args.recipe), args.output, args.calibration, args.data, args.images,
+        args.by or DEFAULT_BY, preprocessing_of(args), args.weights,
+    )  # fmt: skip
+    print(table(json.loads(path.read_text())), file=sys.stderr)
+    print(path)
+
+
+def search(args: argparse.Namespace) -> None:
+    """Find the layers to put in INT8 for the lowest latency within a budget of accuracy."""
+    from rmt_edge.search import Budget, ImageSets
+    from rmt_edge.search import search as run
+
+    given = {"metric": args.metric, "held_against": args.held_against}
+    budget = Budget(args.budget, **{key: value for key, value in given.items() if value is not None})
+    images = ImageSets(args.calibration, args.selection, args.test, args.images)
+    paths = run(
+        args.checkpoint, load_recipe(args.recipe), args.output, images, budget, load_profile(args.device),
+        args.batch, args.measured, preprocessing_of(args), args.weights,
+    )  # fmt: skip
+    for path in paths:
+        print(path)
+
+
+def add_commands(commands) -> None:
+    """sensitivity, search."""
+    sub = add_command(commands, sensitivity)
+    add_checkpoint(sub)
+    sub.add_argument("--data", type=Path, required=True, metavar="IMAGES", help="images to measure on; labels if any")
+    sub.add_argument("--images", type=int, help="how many of them (128)")
+    sub.add_argument("--by", nargs="+", metavar="GROUP", help="kind, stage, block, cell (kind stage block)")
+    sub.add_argument("--recipe", default=RECIPE, help=f"whose calibration: images, method ({RECIPE})")
+    add_output(sub, OUTPUT)
+    sub = add_command(commands, search)
+    add_checkpoint(sub)
+    sub.add_argument("--selection", type=Path, required=True, metavar="IMAGES", help="images to choose on, with labels")
+    sub.add_argument("--test", type=Path, metavar="IMAGES", help="the test's images, to be sure that none is shared")
+    sub.add_argument("--images", type=int, help="how many of the selection images (all)")
+    sub.add_argument("--budget", type=float, required=True, metavar="POINTS", help="how much may be lost")
+    sub.add_argument("--metric", metavar="top1|agreement", help="of what: top-1, or agreement with float32 (top1)")
+    sub.add_argument(
+        "--held-against",
+        metavar="point|interval",
+        help="what must keep the budget: the loss measured, or the upper end of its 95 %% interval (point)",
+    )
+    sub.add_argument("--device", required=True, help="a profile of engines/ with peaks, or a path to one")
+    sub.add_argument("--batch", type=int, default=1, help="images at a time (1)")
+    sub.add_argument(
+        "--measured", type=Path, nargs="+", default=[], metavar="JSON", help="*.latency.json to choose from"
+    )
+    sub.add_argument("--recipe", default=RECIPE, help=f"whose calibration: images, method ({RECIPE})")
+    add_output(sub, OUTPUT)

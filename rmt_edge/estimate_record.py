@@ -1,0 +1,88 @@
+"""The estimate of an ONNX file as a record, beside every measurement of its engines that lies in the same folder."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from rmt_edge.artifact import ENGINE, ONNX, parent_of, read_manifest, versions, write_json
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.estimate import Network, estimate
+from rmt_edge.profile import DeviceProfile
+
+INT8_WEIGHT = ".weight_int8"  # what graph.py calls the initialiser of an INT8 layer
+
+
+def estimate_onnx(
+    onnx_path: Path, profile: DeviceProfile, batches: tuple[int, ...], output: Path | None = None
+) -> Path:
+    """Write `<onnx stem>.<profile>.estimate.json` beside the ONNX file or into `output`; returns its path."""
+    manifest = read_manifest(onnx_path, ONNX)
+    if manifest.recipe["precision"] == "fp32":
+        raise RmtEdgeError(
+            f"{onnx_path.name} is float32.", "the estimate knows FP16 and INT8; FP32 has no tensor cores."
+        )
+    size = manifest.details["preprocessing"]
+    network = Network(manifest.details["variant"], manifest.details["num_classes"], size["height"], size["width"])
+    int8_layers = int8_layers_of(onnx_path)
+    estimates = []
+    for batch in batches:
+        if batch < 1:
+            raise RmtEdgeError(f"--batch is {batch}.", "it is a whole number of at least 1.")
+        found = estimate(network, profile, batch, int8_layers)
+        total = sum(part.latency_ms for part in found)
+        estimates.append({"batch": batch, "latency_ms": total, "parts": [asdict(part) for part in found]})
+    folder = output or onnx_path.parent
+    path = folder / f"{onnx_path.stem}.{profile.name}.estimate.json"
+    record = {
+        "kind": "estimate",
+        "subject": parent_of(onnx_path, manifest),
+        "recipe": manifest.recipe,
+        "precision": manifest.recipe["precision"],
+        "int8_layers": len(int8_layers),
+        "device": profile.to_dict(),
+        "estimates": estimates,
+        "measured": [x for x in measured_beside(folder, manifest.sha256, profile) if x["batch"] in batches],
+        "versions": versions(),
+    }
+    for run in record["measured"]:
+        expected = next(x["latency_ms"] for x in estimates if x["batch"] == run["batch"])
+        run["measured_over_estimated"] = run["p50_ms"] / expected
+    write_json(path, record)
+    return path
+
+
+def int8_layers_of(onnx_path: Path) -> set[str]:
+    """The names of the INT8 layers in a file that `export` wrote."""
+    graph = onnx.load(onnx_path, load_external_data=False).graph
+    return {x.name.removesuffix(INT8_WEIGHT) for x in graph.initializer if x.name.endswith(INT8_WEIGHT)}
+
+
+def measured_beside(folder: Path, onnx_sha256: str, profile: DeviceProfile) -> list[dict[str, Any]]:
+    """The measured p50 of each engine in the folder that was made from that ONNX file, on the profile's kind of GPU.
+
+    Runs on another GPU, without a CUDA graph or with transfers are left out: the estimate knows neither.
+    """
+    found = []
+    for path in sorted(folder.glob("*.latency.json")):
+        record = json.loads(path.read_text())
+        engine = folder / record["subject"]["name"]
+        if record["subject"]["kind"] != ENGINE or not engine.is_file() or not _is_of(engine, onnx_sha256, folder):
+            continue
+        if not any(gpu["compute_capability"] in profile.compute_capabilities for gpu in record["machine"]["gpus"]):
+            continue
+        for run in record["runs"]:
+            if run["runner"].startswith("tensorrt") and run["cuda_graph"] and not run["transfers"]:
+                found.append({"record": path.name, "engine": engine.name} | {k: run[k] for k in ("batch", "p50_ms")})
+    return found
+
+
+def _is_of(engine: Path, onnx_sha256: str, folder: Path) -> bool:
+    """Whether an engine was built from that ONNX file or from its plugin form."""
+    parent = read_manifest(engine, ENGINE).parents[0]
+    if parent["sha256"] == onnx_sha256:
+        return True
+    form = folder / f"{parent['name']}.json"
+    return form.is_file() and json.loads(form.read_text())["parents"][0]["sha256"] == onnx_sha256

@@ -1,0 +1,272 @@
+"""Search: the mixed INT8/FP16 assignment with the lowest latency on a device within a budget of accuracy.
+
+1. Sensitivities: each group of layers (a kind in a stage) alone in INT8, on the selection images.
+2. Candidates: for every amount of estimated time saved, the groups with the least sum of KL divergence
+   (assignment.py). KL ranks them and not top-1, of which one image in 2,000 is 0.05 points: most groups' drops are
+   below what so few images tell apart, while KL adds up what happened to all of them. Groups whose INT8 saves no
+   estimated time are left out.
+3. Verification: candidates spread over the path, from all FP16 to all INT8, are really run on the selection images;
+   then more of them between the fastest that keeps the budget and the next faster one, which does not.
+4. The fastest candidate that keeps the budget is written as a recipe.
+
+With measured latencies, the candidates are the recipes that were measured, and steps 1 and 2 fall away.
+"""
+
+import datetime
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmt_edge.artifact import output_folder, versions, write_json, written_whole
+from rmt_edge.assignment import Choice, Item, frontier, spread
+from rmt_edge.candidate import Candidate, measured_candidates
+from rmt_edge.data import Dataset, open_dataset
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.estimate import Network, latency_ms
+from rmt_edge.metrics import drop_interval_points, drop_points
+from rmt_edge.outcome import Outcomes, Subject, calibrated_subject, evaluate, summary
+from rmt_edge.overlap import check_apart
+from rmt_edge.preprocess import Preprocessing
+from rmt_edge.profile import DeviceProfile
+from rmt_edge.recipe import QuantizationRecipe
+from rmt_edge.sensitivity import groups_of, image_count, labels_of, measure_groups
+from rmt_edge.settings import check_choice, check_positive
+
+METRICS = ("top1", "agreement")
+HELD_AGAINST = ("point", "interval")
+CANDIDATES = 12
+REFINEMENTS = 6
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be lost on the selection images.
+
+    metric: of top1 the drop, of agreement 100 minus it. points: of it. held_against: whether the loss measured (point)
+    or the upper end of its paired 95 % interval must keep within them.
+    """
+
+    points: float
+    metric: str = "top1"
+    held_against: str = "point"
+
+    def __post_init__(self) -> None:
+        check_choice("--metric", self.metric, METRICS)
+        check_choice("--held-against", self.held_against, HELD_AGAINST)
+        if not 0 <= self.points <= 100:
+            raise RmtEdgeError(f"--budget is {self.points:g}.", "it is a number of points, 0 to 100.")
+
+    def loss(self, outcomes: Outcomes, row: int, labels: np.ndarray | None) -> dict[str, Any]:
+        """What one set of layers lost by this metric, and whether that keeps within the budget."""
+        right = outcomes.reference_classes if self.metric == "agreement" else labels
+        assert right is not None, "labels are asked for before anything runs"
+        right = right[: len(outcomes.reference_classes)]
+        pair = outcomes.reference_classes == right, outcomes.classes[row] == right
+        lost, interval = drop_points(*pair), drop_interval_points(*pair)
+        held = lost if self.held_against == "point" else interval[1]
+        # A drop is a difference of two means; its last digits are rounding.
+        within = held <= self.points + 1e-9
+        return {"lost_points": lost, "lost_interval_points": list(interval), "is_within_budget": within}
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """The images of a search: those to calibrate and to choose on, and those of the test, only to keep them apart."""
+
+    calibration: Path | None
+    selection: Path
+    test: Path | None = None
+    count: int | None = None  # of the selection set; None for all
+
+    def opened_selection(self, budget: Budget) -> Dataset:
+        """The selection set, if it is apart from the others and has the labels that the budget needs."""
+        dataset = open_dataset(self.selection)
+        for path, role in ((self.calibration, "calibration"), (self.test, "test")):
+            if path is not None:
+                check_apart(dataset, open_dataset(path), role)
+        if budget.metric == "top1" and dataset.labels is None:
+            raise RmtEdgeError(
+                f"{dataset.path} has no labels.", "a budget of top-1 needs them.", "Pass --metric agreement."
+            )
+        return dataset
+
+
+@dataclass
+class _Run:
+    """What every evaluation of one search has in common. parts: files of outcomes until the search is done."""
+
+    subject: Subject
+    dataset: Dataset
+    images: int
+    labels: np.ndarray | None
+    budget: Budget
+    stem: Path
+    seconds: float
+    parts: list[Path]
+
+    def next_part(self) -> Path:
+        self.parts.append(self.stem.with_name(f"{self.stem.name}.search.{len(self.parts)}.part.npz"))
+        return self.parts[-1]
+
+    def verified(self, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+        """The candidates as the record holds them, each really run on the selection images."""
+        sets = {x.name: x.layers for x in candidates}
+        outcomes = evaluate(self.subject, sets, self.dataset, self.images, self.next_part(), "candidates")
+        self.seconds += outcomes.seconds
+        return [
+            x.to_dict() | summary(outcomes, row, self.labels) | self.budget.loss(outcomes, row, self.labels)
+            for row, x in enumerate(candidates)
+        ]
+
+
+def search(
+    checkpoint: Path,
+    recipe: QuantizationRecipe,
+    output: Path,
+    image_sets: ImageSets,
+    budget: Budget,
+    profile: DeviceProfile,
+    batch: int = 1,
+    measured: Sequence[Path] = (),
+    preprocessing: Preprocessing | None = None,
+    weights: str | None = None,
+) -> tuple[Path, Path]:
+    """Write `<checkpoint>.search.json` and the recipe `<checkpoint>.searched.toml` into `output`; returns both.
+
+    recipe: whose ranges (method, images); its own assignment is evaluated beside the candidates, and not chosen.
+    profile, batch: what the latency is estimated for. measured: records of `rmt-edge bench` to choose among instead
+    (candidate.py). Killed, it goes on where it was.
+    """
+    start = time.monotonic()
+    check_positive(batch=batch)
+    dataset = image_sets.opened_selection(budget)
+    count = image_count(dataset, image_sets.count)
+    folder = output_folder(output)
+    subject = calibrated_subject(checkpoint, recipe, image_sets.calibration, folder, preprocessing, weights)
+    labels = labels_of(dataset, subject)
+    seconds = time.monotonic() - start
+    run = _Run(subject, dataset, count, labels, budget, folder / checkpoint.stem, seconds, [])
+    network = _network(subject)
+    record: dict[str, Any] = {
+        "kind": "search",
+        "checkpoint": subject.parents["checkpoint"],
+        "calibration": subject.parents["calibration"],
+        "selection": dataset.as_parent(),
+        "images": count,
+        "recipe": recipe.to_dict(),
+        "budget": asdict(budget),
+        "device": profile.name,
+        "batch": batch,
+    }
+    if measured:
+        candidates = measured_candidates(measured, network, profile, batch)
+        record |= {"groups": None, "recipe_candidate": None, "candidates": run.verified(candidates)}
+    else:
+        record |= _search_groups(run, network, profile, batch, recipe)
+    chosen = _chosen(record["candidates"])
+    record |= {"chosen": chosen["name"], "seconds": round(run.seconds, 1), "versions": versions()}
+    record["created"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    path, toml = folder / f"{checkpoint.stem}.search.json", folder / f"{checkpoint.stem}.searched.toml"
+    with written_whole(toml) as temporary:
+        temporary.write_text(recipe_toml(record, chosen, recipe), encoding="utf-8")
+        write_json(path, record)
+    for part in run.parts:
+        part.unlink(missing_ok=True)
+    logger.info("search: %s, chose %s in %.0f s", path.name, chosen["name"], run.seconds)
+    return path, toml
+
+
+def _network(subject: Subject) -> Network:
+    model = subject.model
+    return Network(model.variant_name, model.num_classes, model.height, model.width)
+
+
+def _search_groups(
+    run: _Run, network: Network, profile: DeviceProfile, batch: int, recipe: QuantizationRecipe
+) -> dict[str, Any]:
+    """Steps 1 to 3: the groups with their costs, the recipe's own assignment and the candidates, fastest last."""
+    in_fp16 = latency_ms(network, profile, batch, set())
+    groups = groups_of(network.variant, ["cell"])
+    measured = measure_groups(run.subject, groups, run.dataset, run.images, run.labels, run.next_part())
+    run.seconds += measured["seconds"]
+    items = []
+    for group, found in zip(groups, measured["groups"], strict=True):
+        found["saved_ms"] = in_fp16 - latency_ms(network, profile, batch, set(group.layers))
+        items.append(Item(group.name, group.layers, found["kl_nats"], found["saved_ms"]))
+    drops = {found["group"]: found["drop_points"] for found in measured["groups"]}
+
+    def candidate(choice: Choice) -> Candidate:
+        estimated = latency_ms(network, profile, batch, set(choice.layers))
+        names = [item.name for item in choice.items]
+        predicted = None if run.labels is None else sum(drops[name] for name in names)
+        name = f"{len(names)} groups, {len(choice.layers)} layers, {estimated:.4f} ms"
+        return Candidate(name, choice.layers, estimated, None, choice.cost, predicted)
+
+    path = frontier(items)
+    first = spread(path, CANDIDATES)
+    own = frozenset(recipe.int8_layers(network.variant))
+    own_candidate = Candidate(f"recipe {recipe.name}", own, latency_ms(network, profile, batch, set(own)))
+    rows = run.verified([own_candidate, *(candidate(x) for x in first)])
+    between = _between(path, first, [row["is_within_budget"] for row in rows[1:]])
+    if between:
+        rows += run.verified([candidate(x) for x in spread(between, REFINEMENTS)])
+    candidates = sorted(rows[1:], key=lambda row: -row["estimated_latency_ms"])
+    return {"groups": measured["groups"], "recipe_candidate": rows[0], "candidates": candidates}
+
+
+def _between(path: list[Choice], tried: list[Choice], is_within: list[bool]) -> list[Choice]:
+    """The choices that save more than the fastest tried one within the budget, and less than the next that is not."""
+    fastest = max(i for i, within in enumerate(is_within) if within)  # all FP16 loses nothing
+    if fastest == len(tried) - 1:
+        return []
+    low, high = tried[fastest].saved_ms, tried[fastest + 1].saved_ms
+    return [choice for choice in path if low < choice.saved_ms < high]
+
+
+def _chosen(candidates: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fastest candidate within the budget; of equally fast ones that of least KL divergence."""
+    within = [row for row in candidates if row["is_within_budget"]]
+    if not within:
+        least = min(candidates, key=lambda row: row["lost_points"])
+        raise RmtEdgeError(
+            f"None of {len(candidates)} candidates keeps the budget.",
+            f"{least['name']} loses least, {least['lost_points']:.2f} points.",
+            "Raise --budget, or measure a recipe with fewer INT8 layers.",
+        )
+    return min(within, key=lambda row: (latency_of(row), row["kl_nats"]))
+
+
+def latency_of(row: dict[str, Any]) -> float:
+    """The latency that counts: measured where there is one."""
+    measured = row["measured_latency_ms"]
+    return row["estimated_latency_ms"] if measured is None else measured
+
+
+def recipe_toml(record: dict[str, Any], chosen: dict[str, Any], recipe: QuantizationRecipe) -> str:
+    """The chosen assignment as a recipe that `rmt-edge quantize --recipe` reads."""
+    budget, low_high = record["budget"], chosen["lost_interval_points"]
+    estimated = "estimated" if chosen["measured_latency_ms"] is None else "measured"
+    lines = [
+        f"# Found by `rmt-edge search` for {record['checkpoint']['name']} ({record['checkpoint']['sha256'][:16]}…).",
+        f"# Budget: {budget['points']:g} points of {budget['metric']}, held against the {budget['held_against']}.",
+        f"# On {record['images']} images of {record['selection']['name']} it loses {chosen['lost_points']:.3f} points "
+        f"({low_high[0]:.3f} to {low_high[1]:.3f}).",
+        f"# {estimated.capitalize()} latency on {record['device']}, batch {record['batch']}: "
+        f"{latency_of(chosen):.4f} ms.",
+        'name = "searched"',
+    ]
+    if not chosen["int8_layers"]:
+        return "\n".join([*lines, 'precision = "fp16"', ""])
+    lines += ['precision = "int8"', "int8 = ["]
+    lines += [f"    {json.dumps(name)}," for name in chosen["int8_layers"]]
+    settings = recipe.to_dict()
+    kept = [key for key in settings if key not in ("name", "precision", "int8", "fp16", "residual_adds")]
+    lines += ["]", *(f"{key} = {json.dumps(settings[key])}" for key in kept)]
+    return "\n".join([*lines, ""])

@@ -1,0 +1,144 @@
+"""A device's Python: numpy and tqdm, no torch, no ONNX, no Pillow. What it does with a bundle, up to its TensorRT."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from rmt_edge.artifact import ENGINE, read_manifest
+from rmt_edge.bundle import unpack
+from rmt_edge.cli import COMMANDS
+from rmt_edge.pack import pack
+from rmt_edge.plugin.native import ARCHITECTURES
+from tests.conftest import ROOT
+from tests.test_cli import call
+from tests.test_engine import needs_rtx
+from tests.test_engine_accuracy import fake_engine
+from tests.test_imports import WORKSTATION_ONLY
+
+# All that a device has beside TensorRT and pycuda, of `dependencies` in pyproject.toml.
+PACKAGES = ("numpy", "numpy.libs", "tqdm", "tomli")
+# Writes down whatever is imported, found or not, so that an import that was tried and given up is seen too.
+WATCH = """
+import os, sys
+log = open(os.environ["IMPORTS"], "a", buffering=1)
+sys.addaudithook(lambda event, given: event == "import" and log.write(given[0] + "\\n"))
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(onnx_files, checkpoint, images, library_folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bundle") / "nano.rmtedge"
+    sources = [onnx_files["fp16"], onnx_files["int8"]]
+    architectures = tuple(x for x in ARCHITECTURES if list(library_folder.glob(f"*{x}.so")))
+    return pack(sources, checkpoint, images, library_folder, path, images=20, architectures=architectures)
+
+
+@pytest.fixture(scope="module")
+def device_python(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("device")
+    venv.create(folder, with_pip=False, symlinks=True)
+    site = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    here = Path(sysconfig.get_paths()["platlib"])
+    for name in PACKAGES:
+        if (here / name).exists():
+            (site / name).symlink_to(here / name)
+    (site / "rmt_edge").symlink_to(ROOT / "rmt_edge")
+    (site / "sitecustomize.py").write_text(WATCH)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture
+def on_device(device_python, tmp_path):
+    """A function that runs rmt-edge there and asserts that nothing of the workstation was asked for."""
+
+    def run(*arguments):
+        log = tmp_path / "imports"
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "IMPORTS": str(log)}
+        command = [device_python, "-m", "rmt_edge.cli", *arguments]
+        result = subprocess.run(
+            [str(x) for x in command], capture_output=True, text=True, env=environment, cwd=tmp_path
+        )
+        imported = {name.partition(".")[0] for name in log.read_text().split()}
+        assert {"rmt_edge", "json"} <= imported  # it was watched
+        assert not imported & WORKSTATION_ONLY
+        assert "Traceback" not in result.stderr
+        return result
+
+    return run
+
+
+def test_the_environment_has_what_a_device_has(device_python):
+    modules = ("torch", "onnx", "onnxruntime", "PIL", "safetensors", "tensorrt_rtx", "tensorrt_rtx_bindings", "pytest")
+    code = f"import importlib.util as u, numpy, tqdm, rmt_edge; print([x for x in {modules} if u.find_spec(x)])"
+    environment = {"IMPORTS": os.devnull}
+    result = subprocess.run([str(device_python), "-c", code], capture_output=True, text=True, env=environment)
+    assert result.stdout == "[]\n", result.stderr
+
+
+def test_a_device_unpacks_a_bundle_and_builds_up_to_its_tensorrt(on_device, bundle, tmp_path):
+    folder = tmp_path / "nano"
+    result = on_device("unpack", bundle, "--output", folder)
+    assert (result.returncode, result.stdout) == (0, f"{folder}\n"), result.stderr
+    for source in (bundle, folder):
+        arguments = ["build", source, "--device", "rtx-portable"]
+        result = on_device(*arguments, *(["--output", folder] if source == bundle else []))
+        assert result.returncode == 1 and result.stdout == ""
+        assert "The TensorRT backend tensorrt_rtx is not installed here." in result.stderr
+        assert "Install it: pip install tensorrt-rtx" in result.stderr
+
+
+def test_a_device_says_what_is_wrong_with_a_bundle(on_device, bundle, tmp_path):
+    content = bytearray(bundle.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "x.rmtedge").write_bytes(content)
+    result = on_device("build", tmp_path / "x.rmtedge")
+    assert result.returncode == 1 and "is no bundle, or not a whole one" in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_device_validates_an_engine_up_to_its_tensorrt(on_device, bundle, tmp_path):
+    folder = unpack(bundle, tmp_path / "nano")
+    engine = fake_engine(folder)
+    result = on_device("validate", engine)
+    assert result.returncode == 1
+    assert "The TensorRT backend tensorrt is not installed here" in result.stderr and "JetPack" in result.stderr
+
+
+@pytest.mark.skipif("doctor" not in {x.__name__.rpartition(".")[2] for x in COMMANDS}, reason="no doctor here")
+def test_a_device_examines_itself(on_device):
+    result = on_device("doctor")
+    assert result.returncode in (0, 1) and result.stdout + result.stderr
+
+
+@pytest.mark.trt
+@needs_rtx
+@pytest.mark.parametrize("retention", ["plugin", "native"])
+def test_an_engine_is_built_from_a_bundle_alone(capsys, bundle, tmp_path, monkeypatch, retention):
+    """With the plugin library in it: there is no build/ where this runs."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["build", bundle, "--device", "rtx-portable", "--output", "device", "--retention", retention]
+    status, paths, errors = call(capsys, *arguments, "--recipes", "int8")
+    assert status == 0, errors
+    assert paths == [f"device/nano.int8.rtx-portable.{retention}.engine"]
+    manifest = read_manifest(Path(paths[0]), ENGINE)
+    source = {"plugin": "nano.int8.plugin.onnx", "native": "nano.int8.onnx"}[retention]
+    assert manifest.parents[0]["name"] == source
+    assert (manifest.details["plugin_layers"] > 0) == (retention == "plugin")
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_every_model_of_a_bundle_gets_an_engine(capsys, bundle, tmp_path):
+    folder = unpack(bundle, tmp_path / "device")
+    status, paths, errors = call(capsys, "build", folder, "--device", "rtx-portable", "--retention", "native")
+    assert status == 0, errors
+    assert [Path(x).name for x in paths] == [f"nano.{x}.rtx-portable.native.engine" for x in ("fp16", "int8")]
+    status, _, errors = call(capsys, "build", folder / "nano.int8.onnx", "--recipes", "int8")
+    assert status == 1 and "--recipes chooses among a bundle's models" in errors
+    status, _, errors = call(capsys, "build", folder, "--recipes", "int9")
+    assert status == 1 and "The bundle has no recipe int9" in errors
