@@ -125,7 +125,7 @@ def _rows(name: str, before: dict[str, Any], now: dict[str, Any], limits: Limits
 def _accuracy_row(name: str, before: np.ndarray, now: np.ndarray, limits: Limits) -> Row:
     drop = drop_points(before, now)
     low, high = drop_interval_points(before, now)
-    change = f"{-drop:+.2f} points (95 % interval {-high:+.2f} to {-low:+.2f})"
+    change = f"{0 - drop:+.2f} points (95 % interval {-high:+.2f} to {-low:+.2f})"
     judged, limit = drop, f"-{limits.max_drop:g} points"
     if limits.confidence is not None:
         judged = drop_upper_points(before, now, limits.confidence)

@@ -274,3 +274,18 @@ def test_a_senseless_confidence_is_refused(onnx_files, checkpoint, images, tmp_p
 def test_a_senseless_number_of_workers_is_refused(onnx_files, checkpoint, images, tmp_path):
     with pytest.raises(RmtEdgeError, match="--workers is -1"):
         validate(onnx_files["fp16"], checkpoint, images, tmp_path, workers=-1)
+
+
+def test_a_flat_folder_is_validated_with_its_labels_file(onnx_files, checkpoint, class_folders, tmp_path):
+    (tmp_path / "flat").mkdir()
+    lines = []
+    for path in sorted(class_folders.rglob("*.png"))[::15]:
+        shutil.copy(path, tmp_path / "flat")
+        lines.append(f"{path.name} {path.parent.name[-1]}\n")
+    (tmp_path / "val.txt").write_text("".join(lines))
+    path, manifest = validate(
+        onnx_files["fp16"], checkpoint, tmp_path / "flat", tmp_path, 100, labels_file=tmp_path / "val.txt"
+    )
+    with np.load(path) as arrays:
+        assert np.bincount(arrays["labels"]).tolist() == [2] * 10
+    assert manifest.details["images"] == 20
