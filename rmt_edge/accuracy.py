@@ -36,7 +36,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 class Images(Protocol):
-    """What `predict` runs over: data.Dataset, or the validation subset of a bundle."""
+    """What `logits_of` runs over: data.Dataset, or the validation subset of a bundle."""
 
     def __len__(self) -> int: ...
 
@@ -91,12 +91,6 @@ def top_of(logits: np.ndarray) -> Top:
     """The KEPT best classes of each image and their logits. logits: (b, classes)."""
     classes = top_classes(logits, KEPT).astype(np.int32)
     return Top(classes, np.take_along_axis(logits, classes, axis=1).astype(np.float32))
-
-
-def predict(run: Run, dataset: Images, preprocessing: Preprocessing, title: str) -> np.ndarray:
-    """The best classes of every image, best first. (n, min(5, classes)), int32."""
-    found = [top_classes(logits, KEPT).astype(np.int32) for logits in logits_of(run, dataset, preprocessing, title)]
-    return np.concatenate(found)
 
 
 def logits_of(

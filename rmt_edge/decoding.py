@@ -22,8 +22,8 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.preprocess import Preprocessing
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-# A spawned worker starts in about half a second, in which one process decodes that many photographs (ImageNet's JPEGs,
-# 500x375 on average, at about 4 ms): below it workers cost more than they save.
+# A spawned worker starts in 0.5 s; a 500x375 JPEG, ImageNet's average size, is decoded in 4 ms. Below about a second of
+# decoding workers cost more than they save.
 FEW_IMAGES = 256
 MAX_WORKERS = 8
 AHEAD = 2  # batches under way per worker: one that is decoded, one that waits

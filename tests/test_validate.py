@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rmt_edge.accuracy import accuracy, drop_message, predict
+from rmt_edge.accuracy import accuracy, drop_message, logits_of
 from rmt_edge.artifact import PREDICTIONS, manifest_path, read_manifest
 from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
@@ -118,7 +118,7 @@ def test_a_changed_reference_is_refused(onnx_files, checkpoint, images, tmp_path
 
 def test_nan_logits_are_refused(images):
     with pytest.raises(RmtEdgeError, match="logits hold NaN"):
-        predict(lambda x: np.full((len(x), 10), np.nan), open_dataset(images), SMALL, "x")
+        list(logits_of(lambda x: np.full((len(x), 10), np.nan), open_dataset(images), SMALL, "x"))
 
 
 @pytest.mark.parametrize("limit", [-1, 101, float("nan")])
@@ -274,3 +274,18 @@ def test_a_senseless_confidence_is_refused(onnx_files, checkpoint, images, tmp_p
 def test_a_senseless_number_of_workers_is_refused(onnx_files, checkpoint, images, tmp_path):
     with pytest.raises(RmtEdgeError, match="--workers is -1"):
         validate(onnx_files["fp16"], checkpoint, images, tmp_path, workers=-1)
+
+
+def test_a_flat_folder_is_validated_with_its_labels_file(onnx_files, checkpoint, class_folders, tmp_path):
+    (tmp_path / "flat").mkdir()
+    lines = []
+    for path in sorted(class_folders.rglob("*.png"))[::15]:
+        shutil.copy(path, tmp_path / "flat")
+        lines.append(f"{path.name} {path.parent.name[-1]}\n")
+    (tmp_path / "val.txt").write_text("".join(lines))
+    path, manifest = validate(
+        onnx_files["fp16"], checkpoint, tmp_path / "flat", tmp_path, 100, labels_file=tmp_path / "val.txt"
+    )
+    with np.load(path) as arrays:
+        assert np.bincount(arrays["labels"]).tolist() == [2] * 10
+    assert manifest.details["images"] == 20

@@ -1,0 +1,181 @@
+"""What a baseline keeps of a folder of results, and the folders that it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rmt_edge.accuracy import accuracy, judgement, write_predictions
+from rmt_edge.artifact import ENGINE, ONNX, PLUGIN_ONNX, manifest_path, parent_of, plugin_form_path, write_manifest
+from rmt_edge.baseline import packed, read_baseline, results_of, unpacked, write_baseline
+from rmt_edge.cli import main
+from rmt_edge.errors import RmtEdgeError
+
+IMAGES = 400
+DATA = {"name": "test.npz", "sha256": "d" * 64}
+CHECKPOINT = {"name": "nano.safetensors", "sha256": "c" * 64}
+ORIN = {"processor": "aarch64", "board": "Jetson AGX Orin", "power_mode": "MAXN", "gpus": [{"name": "Orin"}]}
+
+
+def make_file(path, kind, parents, recipe, size, **details):
+    path.write_bytes(bytes(size))
+    write_manifest(path, path, kind=kind, parents=parents, recipe=recipe, details=details, seconds=0)
+    return path
+
+
+def make_predictions(onnx_path, recipe, wrong, data=DATA, subset=None):
+    """Predictions of an ONNX file or engine: the reference is right on all images, the file wrong on the first few."""
+    labels = np.arange(IMAGES) % 10
+    reference = np.stack([labels, (labels + 1) % 10], axis=1).astype(np.int32)
+    classes = reference.copy()
+    classes[:wrong] = classes[:wrong, ::-1]
+    details = accuracy(reference, classes, labels) | judgement(reference, classes, labels)
+    details |= {"images": IMAGES, "runtime": "ONNX Runtime, CPU"}
+    path = onnx_path.parent / f"{onnx_path.stem}{'.subset' if subset else ''}.predictions.npz"
+    parents = [parent_of(onnx_path), CHECKPOINT, data, *([subset] if subset else [])]
+    scores = np.ones(classes.shape, np.float32)
+    write_predictions(path, classes, parents, recipe, details, 0, scores, labels)
+    return path
+
+
+def make_latency(path, p50_ms, machine=ORIN, runner="tensorrt"):
+    run = {"runner": runner, "batch": 1, "transfers": False, "cuda_graph": True, "p50_ms": p50_ms}
+    subject = {"name": path.name, "sha256": parent_of(path)["sha256"], "kind": ENGINE}
+    record = {"kind": "latency", "subject": subject, "machine": machine, "runs": [run, run | {"runner": "torch eager"}]}
+    path.with_name(f"{path.stem}.latency.json").write_text(json.dumps(record))
+
+
+def make_results(folder, wrong=4, p50_ms=2.0, engine_size=3000, onnx_size=1000, name="nano", **options):
+    """A folder as deploy and bench leave it: an INT8 ONNX file, its engine from its plugin form, both records."""
+    folder.mkdir(exist_ok=True)
+    recipe = {"name": "int8", "precision": "int8"}
+    onnx = make_file(folder / f"{name}.int8.onnx", ONNX, [CHECKPOINT], recipe, onnx_size, checkpoint=CHECKPOINT)
+    plugin = make_file(plugin_form_path(onnx), PLUGIN_ONNX, [parent_of(onnx)], recipe, 900, checkpoint=CHECKPOINT)
+    engine = make_file(
+        folder / f"{name}.int8.orin.plugin.engine", ENGINE, [parent_of(plugin)], recipe, engine_size,
+        checkpoint=CHECKPOINT, profile={"name": "orin"}, retention="plugin",
+    )  # fmt: skip
+    make_predictions(onnx, recipe, wrong, options.get("data", DATA))
+    make_latency(engine, p50_ms, options.get("machine", ORIN))
+    return folder
+
+
+def test_a_baseline_holds_accuracy_sizes_and_latencies(tmp_path):
+    path = write_baseline(make_results(tmp_path / "a"))
+    assert path == tmp_path / "a" / "baseline.json"
+    subject = read_baseline(path)["int8"]
+    assert subject["top1_percent"] == 99 and subject["drop_points"] == 1 and subject["images"] == 400
+    assert subject["hits"].tolist() == [False] * 4 + [True] * 396
+    assert subject["size_bytes"] == {ONNX: 1000, "engine orin plugin": 3000}
+    (run,) = subject["latency"]  # PyTorch's is not the engine's
+    assert (run["file"], run["runner"], run["p50_ms"]) == ("engine orin plugin", "tensorrt", 2.0)
+    assert run["machine"]["board"] == "Jetson AGX Orin" and run["machine"]["gpus"] == ["Orin"]
+    assert subject["data"] == DATA and subject["checkpoint"] == CHECKPOINT
+
+
+def test_names_of_files_do_not_matter(tmp_path):
+    first, second = make_results(tmp_path / "a"), make_results(tmp_path / "b", name="other")
+    a, b = results_of(first), results_of(second)
+    assert a["int8"]["size_bytes"] == b["int8"]["size_bytes"] and a["int8"]["hits"] == b["int8"]["hits"]
+
+
+def test_the_predictions_of_an_engine_are_a_subject_of_their_own(tmp_path):
+    folder = make_results(tmp_path / "a")
+    make_predictions(folder / "nano.int8.orin.plugin.engine", {"name": "int8", "precision": "int8"}, 8)
+    subjects = results_of(folder)
+    assert list(subjects) == ["int8", "int8 engine orin plugin"]
+    assert subjects["int8 engine orin plugin"]["top1_percent"] == 98
+    assert subjects["int8 engine orin plugin"]["size_bytes"] == {"engine orin plugin": 3000}
+
+
+def test_a_bundles_subset_is_a_subject_of_its_own(tmp_path):
+    folder = make_results(tmp_path / "a")
+    subset = {"name": "images.npy", "sha256": "5" * 64}
+    make_predictions(folder / "nano.int8.onnx", {"name": "int8", "precision": "int8"}, 8, subset=subset)
+    subjects = results_of(folder)
+    assert list(subjects) == ["int8", "int8, subset"]
+    assert subjects["int8, subset"]["data"] == subset and subjects["int8"]["data"] == DATA
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 400])
+def test_hits_are_kept_in_a_bit_each(count):
+    hits = np.random.default_rng(count).random(count) < 0.7
+    text = packed(hits)
+    assert len(text) <= 4 * (-(-count // 8) // 3 + 1)
+    assert np.array_equal(unpacked(text, count), hits)
+    with pytest.raises(ValueError, match="bytes of hits"):
+        unpacked(text, count + 8)
+
+
+def test_a_record_of_another_engine_is_left_out(tmp_path, caplog):
+    folder = make_results(tmp_path / "a")
+    record = folder / "nano.int8.orin.plugin.latency.json"
+    content = json.loads(record.read_text())
+    content["subject"]["sha256"] = "e" * 64
+    record.write_text(json.dumps(content))
+    assert results_of(folder)["int8"]["latency"] == []
+    assert "is of another nano.int8.orin.plugin.engine than lies there" in caplog.text
+    record.write_text("{}")
+    with pytest.raises(RmtEdgeError, match="is not a latency record: KeyError 'subject'"):
+        results_of(folder)
+
+
+def test_folders_without_results_are_refused(tmp_path):
+    with pytest.raises(RmtEdgeError, match="holds no predictions"):
+        write_baseline(tmp_path)
+    with pytest.raises(RmtEdgeError, match="There is no folder or predictions file"):
+        write_baseline(tmp_path / "nowhere")
+
+
+def test_two_models_of_one_name_are_refused(tmp_path):
+    make_results(tmp_path / "a")
+    make_results(tmp_path / "a", name="other")
+    with pytest.raises(RmtEdgeError, match="predictions of two models named int8"):
+        results_of(tmp_path / "a")
+
+
+def test_an_onnx_file_of_later_date_than_its_predictions_is_refused(tmp_path):
+    folder = make_results(tmp_path / "a")
+    make_file(folder / "nano.int8.onnx", ONNX, [CHECKPOINT], {"name": "int8"}, 1001, checkpoint=CHECKPOINT)
+    with pytest.raises(RmtEdgeError, match=r"was made from another nano\.int8\.onnx"):
+        results_of(folder)
+
+
+def test_predictions_without_labels_are_refused(tmp_path):
+    folder = make_results(tmp_path / "a")
+    path = folder / "nano.int8.predictions.npz"
+    manifest = json.loads(manifest_path(path).read_text())
+    write_predictions(
+        path, np.zeros((IMAGES, 2), np.int32), manifest["parents"], manifest["recipe"], manifest["details"], 0
+    )
+    with pytest.raises(RmtEdgeError, match=r"holds no labels[\s\S]*validate"):
+        results_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("no json", "is not a baseline: JSONDecodeError"),
+        ("{}", "is not a baseline: KeyError 'kind'"),
+        ("[]", "is not a baseline: TypeError"),
+        ('{"kind": "latency"}', "is of kind 'latency'"),
+        ('{"kind": "baseline", "subjects": {"a": {"hits": "AA==", "images": 9}}}', "1 bytes of hits for 9 images"),
+        ('{"kind": "baseline", "subjects": {"a": {"hits": "!", "images": 9}}}', "is not a baseline: Error"),
+    ],
+)
+def test_other_files_are_no_baselines(tmp_path, content, match):
+    (tmp_path / "b.json").write_text(content)
+    with pytest.raises(RmtEdgeError, match=match):
+        read_baseline(tmp_path / "b.json")
+
+
+def test_a_missing_baseline_comes_with_the_command_that_writes_it(tmp_path):
+    with pytest.raises(RmtEdgeError, match=r"no baseline .*\n.*rmt-edge baseline FOLDER --output .*b\.json"):
+        read_baseline(tmp_path / "b.json")
+
+
+def test_the_command_writes_where_it_is_told(capsys, tmp_path):
+    folder = make_results(tmp_path / "a")
+    assert main(["baseline", str(folder), "--output", str(tmp_path / "b.json")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "b.json")
+    assert list(read_baseline(tmp_path / "b.json")) == ["int8"]
