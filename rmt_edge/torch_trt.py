@@ -28,6 +28,7 @@ from rmt_edge.depthwise.onnx_function import op_type_of
 from rmt_edge.engine import LIBRARIES, gpu_of, load_backend
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.export import deployed_from_file
+from rmt_edge.graph_writer import Ranges
 from rmt_edge.machine import this_machine
 from rmt_edge.model.plugin_form import PluginRMT
 from rmt_edge.plugin.layer import (
@@ -52,6 +53,8 @@ def build_torch_tensorrt(
     """Write `<checkpoint>.<profile>.torch-tensorrt.pt2` beside the quantised checkpoint, or into `output`."""
     start = time.monotonic()
     manifest = read_manifest(quantized, QUANTIZED)
+    model, ranges = deployed_from_file(quantized, manifest)
+    check_linear_alone(ranges, model)
     torch_tensorrt = load_torch_tensorrt()
     if profile.backend != "tensorrt":
         raise RmtEdgeError(
@@ -65,7 +68,6 @@ def build_torch_tensorrt(
     library = library_path(libraries or LIBRARIES)
     load_plugins(trt, library)
     register_converters(torch_tensorrt, trt)
-    model, ranges = deployed_from_file(quantized, manifest)
     dtype = torch.float32 if manifest.recipe["precision"] == "fp32" else torch.float16
     size = (3, model.height, model.width)
     path = output_folder(output or quantized.parent) / f"{quantized.stem}.{profile.name}.torch-tensorrt.pt2"
@@ -95,6 +97,17 @@ def build_torch_tensorrt(
         )
     logger.info("build: %s in %.1f s", path.name, time.monotonic() - start)
     return path
+
+
+def check_linear_alone(ranges: Ranges, model: nn.Module) -> None:
+    """Refuse a recipe with INT8 beyond Linear layers, for which this road has no layers."""
+    others = [x for x in ranges if not isinstance(model.get_submodule(x.rpartition(".")[0]), nn.Linear)]
+    if others:
+        raise RmtEdgeError(
+            f"{others[0].rpartition('.')[0]} is INT8, and is no Linear layer.",
+            "by Torch-TensorRT only Linear layers run in INT8.",
+            "Quantise with --recipe int8, or build the ONNX file.",
+        )
 
 
 def load_torch_tensorrt() -> ModuleType:

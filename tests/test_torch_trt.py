@@ -298,3 +298,10 @@ def test_a_profile_that_torch_tensorrt_cannot_serve_is_refused(torch_tensorrt, q
     same = replace(L4, hardware_compatibility="same_compute_capability")
     with pytest.raises(RmtEdgeError, match="Torch-TensorRT has no hardware compatibility same_compute_capability"):
         torch_trt.build_torch_tensorrt(quantized["fp16"], same, tmp_path, library_folder)
+
+
+def test_int8_convolutions_are_refused_on_this_road(exported):
+    onnx_path = exported("int8-conv")
+    quantized = onnx_path.with_suffix(".safetensors")
+    with pytest.raises(RmtEdgeError, match=r"stem\.0 is INT8, and is no Linear layer[\s\S]*--recipe int8"):
+        torch_trt.build_torch_tensorrt(quantized, load_profile("h100"))
