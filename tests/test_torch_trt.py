@@ -19,7 +19,8 @@ from rmt_edge.cli import main
 from rmt_edge.engine import load_backend
 from rmt_edge.engine_layers import layer_counts, layers_in_log
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.export import _RoundedLinears, deployed_from_file
+from rmt_edge.export import deployed_from_file
+from rmt_edge.fake_quant import FakeQuantizedLayers
 from rmt_edge.machine import Gpu, Machine
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.plugin_form import PluginRMT
@@ -43,7 +44,8 @@ def test_the_plugin_form_computes_what_the_deployment_form_does(quantized, name,
     """In float32; with INT8, against the deployment form rounded alike, a value between two steps may go either way."""
     model, ranges = load(quantized[name])
     images = torch.randn(2, 3, model.height, model.width, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), _RoundedLinears(model, ranges, np.dtype(np.float32)):
+    with torch.no_grad(), FakeQuantizedLayers(model, ranges, np.dtype(np.float32)) as layers:
+        layers.switch_to(layers.modules)
         expected = model(images).numpy()
     with torch.no_grad():
         actual = PluginRMT(load(quantized[name])[0], ranges, torch.float32).eval()(images).numpy()
