@@ -72,8 +72,11 @@ def _set_compute_capabilities(trt: ModuleType, config: Any, profile: DeviceProfi
     if not hasattr(config, "set_compute_capability"):
         return
     chosen = []
+    here = [gpu.compute_capability for gpu in this_machine().gpus]
     for value in profile.compute_capabilities:
         capability = getattr(trt.ComputeCapability, "SM" + value.replace(".", ""), None)
+        if capability is None and list(profile.compute_capabilities) == here:
+            capability = trt.ComputeCapability.CURRENT  # it may know the GPU under its nose that it has no name for
         if capability is None:
             known = [f"{x[2:-1]}.{x[-1]}" for x in dir(trt.ComputeCapability) if x.startswith("SM")]
             raise RmtEdgeError(

@@ -1,7 +1,8 @@
 """PyTorch as a peer: the published model as people run it, eager or compiled, measured in the same turns as an engine.
 
 On a GPU in float16 and float32; on a CPU in float32, since nobody deploys float16 there. Images and logits are float32
-outside, as an engine's are. torch.compile is its default mode, whose first runs compile: `prepare` waits for them.
+outside, as an engine's are. torch.compile is its default mode, or the slower max-autotune, which captures CUDA graphs
+too; the first runs compile, and `prepare` waits for them.
 """
 
 import copy
@@ -18,7 +19,8 @@ from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.model.rmt import RMT
 from rmt_edge.runner import Timing, check_batch, check_images, noise_images
 
-PEERS = {"torch": "torch eager", "torch-compile": "torch.compile"}
+PEERS = {"torch": "torch eager", "torch-compile": "torch.compile", "torch-max-autotune": "torch.compile max-autotune"}
+MODES = {"torch-compile": "default", "torch-max-autotune": "max-autotune"}
 MAX_BATCH = 1 << 16
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 COMPILE_RUNS = 3  # the first compiles, a later one may again
@@ -38,8 +40,8 @@ class TorchRunner:
         self.dtype = DTYPES[precision]
         self._warm: set[int] = set()  # batch sizes that have been compiled
         self.model: Any = copy.deepcopy(model).to(self.device, self.dtype)  # `to` changes a model in place
-        if peer == "torch-compile":
-            self.model = torch.compile(self.model, dynamic=False)
+        if peer in MODES:
+            self.model = torch.compile(self.model, dynamic=False, mode=MODES[peer])
 
     def __enter__(self) -> "TorchRunner":
         return self

@@ -9,7 +9,7 @@ from rmt_edge.artifact import ENGINE, ONNX, output_folder, read_manifest
 from rmt_edge.cli.options import add_command
 from rmt_edge.errors import RmtEdgeError
 
-PEERS = ("torch", "torch-compile")
+PEERS = ("torch", "torch-compile", "torch-max-autotune")
 
 
 def bench(args: argparse.Namespace) -> None:
