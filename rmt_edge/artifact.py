@@ -148,7 +148,12 @@ def write_manifest(
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """A JSON file, whole or not at all. A NaN or an infinity in it is our bug and raises."""
     with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json_text(value))
+
+
+def json_text(value: dict[str, Any]) -> str:
+    """JSON as every file here holds it."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def read_manifest(path: Path, kind: str) -> Manifest:

@@ -1,10 +1,9 @@
-"""What a TensorRT builder tells while it builds: its log, the engine's layers in that log, its progress.
+"""What a TensorRT builder tells while it builds: its log and its progress.
 
 The TensorRT module is passed in, so that one file serves every backend.
 """
 
 import logging
-import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,48 +13,36 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rmt_edge.engine_layers import HEAD
+
 logger = logging.getLogger(__name__)
 
 
-def layers_in(messages: list[tuple[int, str]]) -> list[dict[str, Any]]:
-    """The engine's layers out of the builder's log.
-
-    Of each: name, kind (the builder's LayerType), the element types that it reads and writes, and the ONNX nodes in it.
-    """
-    lists = [text for _, text in messages if text.startswith("Layers:\n")]
-    if len(lists) != 1:
-        raise RuntimeError(f"expected one list of layers in the builder's log, found {len(lists)}")
-    pattern = re.compile(
-        r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?)"
-        r", Outputs: (?P<outputs>.*?), TacticName: .*?(?:Metadata: (?P<nodes>.*))?$",
-        re.MULTILINE,
-    )
-    layers = []
-    for found in pattern.finditer(lists[0]):
-        layers.append(
-            {
-                "name": found["name"],
-                "kind": found["kind"],
-                "reads": sorted(set(re.findall(r"Datatype: (\w+)", found["inputs"]))),
-                "writes": sorted(set(re.findall(r"Datatype: (\w+)", found["outputs"]))),
-                "onnx_nodes": re.findall(r"\[ONNX Layer: ([^\]]*)\]", found["nodes"] or ""),
-            }
-        )
-    if not layers:
-        raise RuntimeError("the builder's list of layers is empty or has another form than this parser knows")
-    return layers
-
-
 def log_for(trt: ModuleType) -> Any:
-    """A logger that keeps everything: errors for messages, the layers for the record; warnings are for --verbose."""
+    """The process's logger for a TensorRT module, emptied: warnings and errors for messages, the layers for the record.
 
+    One for all builds, because TensorRT keeps the first that a process gives it and ignores every later one. The rest
+    of what it says goes: at the level that lists the layers a build may say hundreds of megabytes.
+    """
+    if trt not in _LOGS:
+        _LOGS[trt] = _new_log(trt)
+    log = _LOGS[trt]
+    log.messages.clear()
+    return log
+
+
+_LOGS: dict[ModuleType, Any] = {}
+
+
+def _new_log(trt: ModuleType) -> Any:
     class Log(trt.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: list[tuple[int, str]] = []
 
         def log(self, severity: Any, message: str) -> None:
-            self.messages.append((int(severity), message))
+            if int(severity) <= int(trt.ILogger.WARNING) or HEAD in message:
+                self.messages.append((int(severity), message))
             if severity == trt.ILogger.WARNING:
                 logger.debug("%s", message)
 

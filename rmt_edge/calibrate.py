@@ -21,6 +21,7 @@ Entropy and percentile leave weights at max: modelopt's histograms are per tenso
 import contextlib
 import copy
 import sys
+import warnings
 from collections.abc import Callable
 
 import modelopt.torch.quantization as mtq
@@ -101,7 +102,9 @@ def smoothed(
     made, quantized = copy.deepcopy(deployed), copy.deepcopy(deployed)
     for name in names:
         quantized.get_submodule(name).register_forward_pre_hook(_collecting(name, []))
-    with contextlib.redirect_stdout(sys.stderr):  # modelopt prints; stdout is for results
+    # modelopt prints, and stdout is for results; and it warns of each layer that it was told to leave alone.
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* is not calibrated, skip smoothing")
         mtq.quantize(
             quantized,
             {"quant_cfg": config, "algorithm": algorithm},

@@ -1,13 +1,13 @@
 """Build: an ONNX file and a device profile to a TensorRT engine, by TensorRT-RTX (no GPU needed) or TensorRT.
 
 Both share one Python API; the network is strongly typed, so precision is the ONNX file's alone and no builder flag's.
-The engine's kernels are counted from the builder's own list of layers, which it logs with detailed profiling.
+What the builder is told: builder_config.py; what it says: builder_log.py; the engine's layers: engine_layers.py.
 """
 
 import importlib
 import logging
 import time
-from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,18 +17,29 @@ from rmt_edge.artifact import (
     ONNX,
     PLUGIN_ONNX,
     check_parent,
+    json_text,
     manifest_path,
     output_folder,
     parent_of,
     plugin_form_path,
     read_manifest,
-    write_json,
     write_manifest,
     written_whole,
 )
-from rmt_edge.builder_log import layers_in, log_for, progress
+from rmt_edge.builder_config import (
+    builder_config,
+    load_timing_cache,
+    network_flags,
+    remove_leftovers,
+    save_timing_cache,
+    temporary_folder,
+    timing_cache_path,
+)
+from rmt_edge.builder_log import log_for, progress
+from rmt_edge.engine_layers import layer_counts, layers_by_inspector, layers_in_log, plugin_layers_of
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency import has_gpu, median_latency_ms
+from rmt_edge.machine import Gpu, Machine, this_machine
 from rmt_edge.plugin.load import library_path, load_plugins, take_last_error
 from rmt_edge.profile import DeviceProfile
 
@@ -46,10 +57,17 @@ BACKENDS = {
 RETENTIONS = ("plugin", "native", "auto")
 DEFAULT_RETENTION = "plugin"
 LIBRARIES = Path("build/plugin")
-# LayerType of a plugin in the builder's list: TensorRT-RTX 1.7 (seen), TensorRT (by its documentation of layer types).
-PLUGIN_KINDS = ("custom_layer", "PluginV3", "PLUGIN_V3")
-MAX_ERRORS = 10  # lines of the builder's errors in a message
+MAX_ERRORS = 10  # the last lines of the builder's errors in a message
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A built engine: its bytes, as TensorRT holds them, and what details say of its layers (layer_counts)."""
+
+    plan: Any
+    layers: list[dict[str, Any]] | None
+    counts: dict[str, Any]
 
 
 def build(
@@ -72,35 +90,76 @@ def build(
     manifest = read_manifest(onnx_path, ONNX)
     folder = output_folder(output or onnx_path.parent)
     path = folder / f"{onnx_path.stem}.{profile.name}.{retention}.engine"
-    if retention == "plugin":
-        source = plugin_form_path(onnx_path)
-        plugin_manifest = read_manifest(source, PLUGIN_ONNX)
-        check_parent(plugin_manifest, manifest)
-        manifest = plugin_manifest
-        plan, layers, library = plugin_engine(source, profile, manifest.details["plugin_nodes"], libraries)
-    else:
-        source, library = onnx_path, None
-        plan, layers = engine_from_onnx(source, profile)
-    counts = dict(Counter(layer["kind"] for layer in layers).most_common())
+    machine = this_machine()
+    gpu = gpu_of(profile, machine)
+    remove_leftovers(path)
+    with temporary_folder(path) as scratch:
+        if retention == "plugin":
+            source = plugin_form_path(onnx_path)
+            plugin_manifest = read_manifest(source, PLUGIN_ONNX)
+            check_parent(plugin_manifest, manifest)
+            manifest = plugin_manifest
+            built, library = plugin_engine(source, profile, manifest.details["plugin_nodes"], libraries, gpu, scratch)
+        else:
+            source, library = onnx_path, None
+            built = engine_from_onnx(source, profile, gpu, scratch)
     seconds = time.monotonic() - start
-    with written_whole(path) as temporary:
-        temporary.write_bytes(plan)
-        write_json(layers_path(path), {"engine": path.name, "count": len(layers), "by_kind": counts, "layers": layers})
-        details = manifest.details | {
-            "profile": profile.to_dict(),
-            "retention": retention,
-            "plugin_library": library,
-            "layers": len(layers),
-            "layers_by_kind": counts,
-            "plugin_layers": sum(counts.get(kind, 0) for kind in PLUGIN_KINDS),
-            "int8_gemms": sum(layer["kind"] == "gemm" and "Int8" in layer["reads"] for layer in layers),
-        }
-        parents = [parent_of(source, manifest)]
+    details = manifest.details | {
+        "backend": {"name": profile.backend, "version": load_backend(profile.backend).__version__},
+        "profile": profile.to_dict(),
+        "compute_capabilities": _compute_capabilities(profile, gpu),
+        "retention": retention,
+        "plugin_library": library,
+        "machine": machine.to_dict(),
+        **built.counts,
+    }
+    layers = {"engine": path.name, "count": built.counts["layers"], "by_kind": built.counts["layers_by_kind"]}
+    # All is written before anything gets its name, so that a full disk leaves the previous engine and its records.
+    with written_whole(layers_path(path)) as temporary_layers, written_whole(path) as temporary:
+        temporary.write_bytes(built.plan)
+        temporary_layers.write_text(json_text(layers | {"layers": built.layers}))
         write_manifest(
-            temporary, path, kind=ENGINE, parents=parents, recipe=manifest.recipe, details=details, seconds=seconds
+            temporary,
+            path,
+            kind=ENGINE,
+            parents=[parent_of(source, manifest)],
+            recipe=manifest.recipe,
+            details=details,
+            seconds=seconds,
         )
-    logger.info("build: %s, %d layers, in %.1f s", path.name, len(layers), seconds)
+    logger.info("build: %s, %s layers, in %.1f s", path.name, built.counts["layers"] or "unlisted", seconds)
     return path
+
+
+def gpu_of(profile: DeviceProfile, machine: Machine) -> Gpu | None:
+    """The GPU that builds: the machine's first, TensorRT's default, or None.
+
+    TensorRT builds for it and for no other, so a profile of another is refused; TensorRT-RTX needs none.
+    """
+    gpu = machine.gpus[0] if machine.gpus else None
+    if profile.backend == "tensorrt_rtx":
+        return gpu
+    if gpu is None:
+        raise RmtEdgeError(
+            f"The profile {profile.name} is built by TensorRT, and there is no GPU here.",
+            "TensorRT builds on the GPU that the engine is for; tensorrt_rtx builds without one, for RTX GPUs.",
+            "Build on the device, or with --device rtx-portable.",
+        )
+    if gpu.compute_capability not in profile.compute_capabilities:
+        raise RmtEdgeError(
+            f"The profile {profile.name} is for compute capability {', '.join(profile.compute_capabilities)}; this "
+            f"machine's GPU is {gpu.name}, {gpu.compute_capability}.",
+            "TensorRT builds for the GPU that it runs on.",
+            "Choose this GPU's profile with --device, or build on the device.",
+        )
+    return gpu
+
+
+def _compute_capabilities(profile: DeviceProfile, gpu: Gpu | None) -> list[str]:
+    """What the engine was built for."""
+    if profile.backend == "tensorrt" and gpu is not None:
+        return [gpu.compute_capability]
+    return list(profile.compute_capabilities)
 
 
 def choose_retention(retention: str | None) -> str:
@@ -127,7 +186,7 @@ def build_faster(onnx_path: Path, profile: DeviceProfile, output: Path | None, l
         logger.info("--retention auto: %s, %.3f ms at batch %d, %s", path.name, latency_ms, profile.opt_batch, kept)
         if path != faster:
             for file in (path, manifest_path(path), layers_path(path)):
-                file.unlink()
+                file.unlink(missing_ok=True)
     return faster
 
 
@@ -142,30 +201,30 @@ def check_plugin_library(retention: str | None, libraries: Path | None) -> Path 
 
 
 def plugin_engine(
-    source: Path, profile: DeviceProfile, nodes: int, libraries: Path | None
-) -> tuple[bytes, list[dict[str, Any]], dict[str, str]]:
-    """The engine of a plugin form, its layers, and the plugin library as a parent: name and sha256.
+    source: Path, profile: DeviceProfile, nodes: int, libraries: Path | None, gpu: Gpu | None, scratch: Path
+) -> tuple[Built, dict[str, str]]:
+    """The engine of a plugin form, and the plugin library as a parent: name and sha256.
 
-    nodes: the plugin layers that it must hold.
+    nodes: the plugin layers that it must hold. gpu, scratch: see engine_from_onnx.
     """
     path = library_path(libraries or LIBRARIES)
     trt = load_backend(profile.backend)
     load_plugins(trt, path)
     take_last_error(path)  # an error of an earlier build is not this one's
     try:
-        plan, layers = engine_from_onnx(source, profile)
+        built = engine_from_onnx(source, profile, gpu, scratch)
     except RmtEdgeError as error:
         if reason := take_last_error(path):
             raise RmtEdgeError(f"{error}\nThe plugin library says: {reason}") from error
         raise
-    found = sum(layer["kind"] in PLUGIN_KINDS for layer in layers)
+    found = built.counts["plugin_layers"]
     if found != nodes:
         raise RmtEdgeError(
             f"{source.name} has {nodes} nodes for plugins, but its engine has {found} plugin layers.",
             "TensorRT took something else for the rest.",
             "Build with --retention native, and report this.",
         )
-    return plan, layers, parent_of(path)
+    return built, parent_of(path)
 
 
 def load_backend(name: str) -> ModuleType:
@@ -184,29 +243,17 @@ def load_backend(name: str) -> ModuleType:
     raise RmtEdgeError(f"The TensorRT backend {name} is not installed here{reason}.", do=install)
 
 
-def engine_from_onnx(onnx_path: Path, profile: DeviceProfile) -> tuple[bytes, list[dict[str, Any]]]:
-    """The serialised engine and its layers (see layers_in)."""
+def engine_from_onnx(onnx_path: Path, profile: DeviceProfile, gpu: Gpu | None, scratch: Path) -> Built:
+    """Parse and build. gpu: that TensorRT builds for, None without one. scratch: a folder for temporary files."""
     trt = load_backend(profile.backend)
     log = log_for(trt)
     builder = trt.Builder(log)
-    network = builder.create_network(_strongly_typed(trt))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse(onnx_path.read_bytes()):
-        found = [parser.get_error(i) for i in range(min(parser.num_errors, MAX_ERRORS))]
-        errors = [f"{x.node_operator()} {x.node_name()}: {x.desc()}" for x in found]
-        raise RmtEdgeError(
-            f"{profile.backend} {trt.__version__} cannot parse {onnx_path}:\n  " + "\n  ".join(errors),
-            "rmt-edge writes opset 20 with one model-local function.",
-            "TensorRT 10.3 or later is needed; on older JetPacks update first.",
-        )
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # only then is the list of layers logged
-    batches = builder.create_optimization_profile()
-    image = network.get_input(0)
-    sizes = tuple(image.shape)[1:]
-    batches.set_shape(image.name, *((n, *sizes) for n in (profile.min_batch, profile.opt_batch, profile.max_batch)))
-    config.add_optimization_profile(batches)
-    _set_compute_capabilities(trt, config, profile)
+    network = builder.create_network(network_flags(trt))
+    parse(trt, log, network, onnx_path)
+    config = builder_config(trt, builder, network, profile)
+    cache = timing_cache_path(trt, profile, gpu)
+    if cache is not None:
+        load_timing_cache(config, cache)
     with progress(trt, config, onnx_path.name) as interrupted:
         plan = builder.build_serialized_network(network, config)
     if interrupted.is_set():
@@ -216,29 +263,23 @@ def engine_from_onnx(onnx_path: Path, profile: DeviceProfile) -> tuple[bytes, li
         raise RmtEdgeError(
             f"{profile.backend} could not build {onnx_path.name} for {profile.device}:\n  " + "\n  ".join(errors)
         )
-    return bytes(plan), layers_in(log.messages)
+    if cache is not None:
+        save_timing_cache(config, cache)
+    layers = layers_in_log(log.messages)
+    if layers is None and gpu is not None:
+        layers = layers_by_inspector(trt, log, plan, profile.version_compatible, scratch)
+    return Built(plan, layers, layer_counts(layers, plugin_layers_of(trt, network)))
 
 
-def _strongly_typed(trt: ModuleType) -> int:
-    """Flags of a strongly typed network; TensorRT 11 knows no other kind and has no flag for it."""
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
-
-
-def _set_compute_capabilities(trt: ModuleType, config: Any, profile: DeviceProfile) -> None:
-    """Build for the profile's GPUs. TensorRT builds for the GPU it runs on and takes no other."""
-    if not hasattr(config, "set_compute_capability"):
+def parse(trt: ModuleType, log: Any, network: Any, onnx_path: Path) -> None:
+    """Fill the network from an ONNX file; an error names every node that the parser cannot take."""
+    parser = trt.OnnxParser(network, log)
+    if parser.parse(onnx_path.read_bytes()):
         return
-    chosen = []
-    for value in profile.compute_capabilities:
-        capability = getattr(trt.ComputeCapability, "SM" + value.replace(".", ""), None)
-        if capability is None:
-            known = [f"{x[2:-1]}.{x[-1]}" for x in dir(trt.ComputeCapability) if x.startswith("SM")]
-            raise RmtEdgeError(
-                f"{profile.backend} {trt.__version__} does not build for compute capability {value}.",
-                f"it builds for {', '.join(sorted(known, key=float))}.",
-            )
-        chosen.append(capability)
-    config.num_compute_capabilities = len(chosen)
-    for index, capability in enumerate(chosen):
-        config.set_compute_capability(capability, index)
+    found = [parser.get_error(index) for index in range(parser.num_errors)]
+    raise RmtEdgeError(
+        f"{trt.__name__} {trt.__version__} cannot parse {onnx_path}:\n  "
+        + "\n  ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in found),
+        "rmt-edge writes opset 20 with model-local functions.",
+        "TensorRT 10.3 or later is needed; on older JetPacks update first.",
+    )

@@ -1,89 +1,178 @@
-"""Time an engine on this machine's GPU. numpy, TensorRT and pycuda; nothing of the workstation.
+"""Measure: one function times every runner (runner.py), an engine, ONNX Runtime or PyTorch, in the same way.
 
-Latency here is GPU compute time alone: between two CUDA events around the engine's work on one stream, transfers left
-out. Never run yet: no GPU has been at hand (README, "What has been seen to run where").
+Points (a runner with a batch size and settings) take turns in rounds, forwards and backwards by turns, so that what
+drifts over a measurement (temperature, clocks, other programs) meets all of them alike. numpy only.
+
+MLPerf Inference's minima (mlcommons/inference, mlperf.conf): SingleStream 600 s and 1,024 queries of one image, Offline
+600 s and 24,576 images. They are not the defaults, which are for people; a record says whether a run met them.
 """
 
-import ctypes
-import importlib
-import statistics
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rmt_edge.artifact import ENGINE, read_manifest
+from rmt_edge.engine_runner import EngineRunner
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.machine import has_gpu as has_gpu
+from rmt_edge.percentiles import percentile_ms, summary
+from rmt_edge.runner import Runner
+from rmt_edge.settings import check_positive
+from rmt_edge.telemetry import Telemetry, doubts
 
-WARM_UP, RUNS = 20, 100
+MLPERF_SECONDS, MLPERF_QUERIES, MLPERF_OFFLINE_IMAGES = 600, 1024, 24_576
+OVERTIME = 10  # a point ends after so many times its duration, whatever it has
+TURN_WARM_UPS = 3  # untimed runs when a point's turn comes: another's data are in the caches
+CHOICE_SECONDS = 2.0  # of `build --retention auto`, for each of two engines
 
 
-def has_gpu() -> bool:
-    """Whether an NVIDIA driver is here and sees a GPU, asked of the driver itself: cuInit, cuDeviceGetCount."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How long a point is measured: duration_s in all its rounds together, and on until it has that many samples.
+
+    samples: 64 are the fewest from which MLPerf's early stopping knows a 90th percentile. warm_up_s: before the first
+    round; ten times trtexec's 200 ms, since a governor raises clocks over more than that (temperature takes minutes,
+    which rounds and warnings are for).
+    """
+
+    duration_s: float = 10.0
+    samples: int = 64
+    warm_up_s: float = 2.0
+    rounds: int = 5
+
+    def __post_init__(self) -> None:
+        check_positive(samples=self.samples, rounds=self.rounds)
+        for name, value, low in (("duration", self.duration_s, 0.001), ("warm_up_s", self.warm_up_s, 0)):
+            if not math.isfinite(value) or value < low:
+                raise RmtEdgeError(f"{name} is {value:g}.", f"it is a number of seconds of at least {low:g}.")
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is measured: a runner with one batch size and one setting. transfers: images there and logits back."""
+
+    runner: Runner
+    batch: int
+    transfers: bool = False
+    cuda_graph: bool = False
+
+
+@dataclass
+class _Samples:
+    """What a point has: latencies, the host's part of each, and when it was its turn."""
+
+    latency_ms: list[float] = field(default_factory=list)
+    enqueue_ms: list[float] = field(default_factory=list)
+    intervals: list[tuple[float, float]] = field(default_factory=list)
+
+
+def points_of(runner: Runner, batches: tuple[int, ...], transfers: bool | None, cuda_graph: bool | None) -> list[Point]:
+    """The points of a runner. transfers, cuda_graph: None measures with and without, where it has both."""
+    return [
+        Point(runner, batch, moves, graph)
+        for batch in batches
+        for moves in _settings("--transfers", transfers, runner.transfers, runner.name)
+        for graph in _settings("--cuda-graph", cuda_graph, runner.cuda_graphs, runner.name)
+    ]
+
+
+def _settings(option: str, asked: bool | None, known: tuple[bool, ...], name: str) -> tuple[bool, ...]:
+    if asked and True not in known:
+        raise RmtEdgeError(f"{option} is given, but {name} has none.", "it means something on a GPU alone.")
+    return known if asked is None or asked not in known else (asked,)
+
+
+def measure(
+    points: list[Point], settings: MeasureSettings, telemetry: Telemetry, on_seconds: Callable[[float], None]
+) -> list[dict[str, Any]]:
+    """Time all points in turns; the `runs` of a latency record, in the order of the points.
+
+    The runners are open, and `telemetry` is too. on_seconds: told of the seconds that were just spent, for a bar.
+    """
+    taken = [_Samples() for _ in points]
+    for point in points:
+        point.runner.prepare(point.batch, point.transfers, point.cuda_graph)
+        _run_for(point, settings.warm_up_s, on_seconds)
+    for turn in range(settings.rounds):
+        order = list(zip(points, taken, strict=True))
+        for point, samples in order if turn % 2 == 0 else reversed(order):
+            point.runner.prepare(point.batch, point.transfers, point.cuda_graph)
+            for _ in range(TURN_WARM_UPS):
+                point.runner.run()
+            _take_turn(point.runner, samples, settings, turn, on_seconds)
+    return [_run_record(x, y, settings, telemetry) for x, y in zip(points, taken, strict=True)]
+
+
+def _run_for(point: Point, seconds: float, on_seconds: Callable[[float], None]) -> None:
+    start = time.monotonic()
+    while time.monotonic() - start < seconds:
+        point.runner.run()
+    on_seconds(seconds)
+
+
+def _take_turn(
+    runner: Runner, samples: _Samples, settings: MeasureSettings, turn: int, on_seconds: Callable[[float], None]
+) -> None:
+    """One round of one point: its share of the time, and on until it has its share of the samples or runs over."""
+    share_s = settings.duration_s / settings.rounds
+    wanted = math.ceil(settings.samples * (turn + 1) / settings.rounds)
+    start = now = time.monotonic()
+    while now - start < share_s or (len(samples.latency_ms) < wanted and now - start < OVERTIME * share_s):
+        timing = runner.run()
+        samples.latency_ms.append(timing.latency_ms)
+        if timing.enqueue_ms is not None:
+            samples.enqueue_ms.append(timing.enqueue_ms)
+        now = time.monotonic()
+    samples.intervals.append((start, now))
+    on_seconds(share_s)
+
+
+def _run_record(point: Point, samples: _Samples, settings: MeasureSettings, telemetry: Telemetry) -> dict[str, Any]:
+    """One entry of `runs`: percentiles.summary, and enqueue_p50_ms, the host's part of an inference."""
+    seconds = sum(end - start for start, end in samples.intervals)
+    images = point.batch * len(samples.latency_ms)
+    is_gpu = bool(samples.enqueue_ms)
+    run = {
+        "runner": point.runner.name,
+        "precision": point.runner.precision,
+        "clock": point.runner.clock,
+        "batch": point.batch,
+        "transfers": point.transfers,
+        "cuda_graph": point.cuda_graph,
+        "samples_ms": [round(x, 6) for x in samples.latency_ms],
+        **summary(samples.latency_ms, point.batch),
+        "enqueue_p50_ms": percentile_ms(samples.enqueue_ms, 500) if is_gpu else None,
+        "meets_mlperf_minimum": meets_mlperf_minimum(point.batch, len(samples.latency_ms), seconds),
+        "telemetry": telemetry.summary(samples.intervals, images),
+    }
+    fix_clocks = telemetry.sensor.fix_clocks if telemetry.sensor else "on a GPU: nvidia-smi -lgc or jetson_clocks"
+    return run | {"warnings": doubts(run, settings.samples, samples.enqueue_ms, fix_clocks, is_gpu)}
+
+
+def meets_mlperf_minimum(batch: int, samples: int, seconds: float) -> bool:
+    """Whether a run is as long as MLPerf asks: SingleStream for one image at a time, Offline for more."""
+    enough = samples >= MLPERF_QUERIES if batch == 1 else samples * batch >= MLPERF_OFFLINE_IMAGES
+    return enough and seconds >= MLPERF_SECONDS
+
+
+def planned_seconds(points: int, settings: MeasureSettings) -> float:
+    """What measuring so many points takes, if none needs longer for its samples."""
+    return points * (settings.warm_up_s + settings.duration_s)
+
+
+def settings_record(settings: MeasureSettings) -> dict[str, Any]:
+    """The `settings` of a latency record."""
+    return asdict(settings) | {"turn_warm_ups": TURN_WARM_UPS, "images": "noise, the same in every run"}
 
 
 def median_latency_ms(engine: Path, trt: ModuleType, batch: int) -> float:
-    """Median GPU time of one inference, in milliseconds, over RUNS after WARM_UP.
+    """Median GPU time of one inference, transfers left out, as a CUDA graph.
 
     trt: the backend that built the engine, its plugins loaded. The engine's manifest vouches for the file.
     """
-    read_manifest(engine, ENGINE)  # an engine is native code: nothing is loaded that is not what was built
-    cuda = load_cuda()
-    cuda.init()
-    gpu = cuda.Device(0).retain_primary_context()
-    gpu.push()
-    try:
-        return statistics.median(_times_ms(engine, trt, cuda, batch))
-    finally:
-        gpu.pop()
-
-
-def load_cuda() -> Any:
-    """pycuda's driver module, or an error that says what to install."""
-    try:
-        return importlib.import_module("pycuda.driver")
-    except ImportError as error:
-        raise RmtEdgeError(
-            f"pycuda cannot be imported: {error}.",
-            "engines run through it.",
-            "pip install pycuda (it compiles; CUDA's headers must be there), or name --retention plugin or native.",
-        ) from error
-
-
-def _times_ms(engine_path: Path, trt: ModuleType, cuda: Any, batch: int) -> list[float]:
-    engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(engine_path.read_bytes())
-    if engine is None:
-        raise RmtEdgeError(
-            f"{engine_path.name} does not open on this GPU.",
-            "engines are not portable between GPUs and TensorRT versions.",
-            "Build it here: rmt-edge build.",
-        )
-    context = engine.create_execution_context()
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    for name in names:
-        if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
-            context.set_input_shape(name, (batch, *tuple(engine.get_tensor_shape(name))[1:]))
-    buffers = []
-    for name in names:
-        count = 1
-        for size in context.get_tensor_shape(name):
-            count *= size
-        buffer = cuda.mem_alloc(4 * count)  # images and logits are float32
-        cuda.memset_d8(buffer, 0, 4 * count)
-        context.set_tensor_address(name, int(buffer))
-        buffers.append(buffer)
-    stream, times = cuda.Stream(), []
-    for _ in range(WARM_UP + RUNS):
-        start, end = cuda.Event(), cuda.Event()
-        start.record(stream)
-        if not context.execute_async_v3(stream.handle):
-            raise RmtEdgeError(f"{engine_path.name} failed to run.", do="Its messages on stderr say why.")
-        end.record(stream)
-        end.synchronize()
-        times.append(end.time_since(start))
-    return times[WARM_UP:]
+    settings = MeasureSettings(duration_s=CHOICE_SECONDS)
+    with EngineRunner(engine, trt) as runner, Telemetry(None) as telemetry:
+        return measure([Point(runner, batch, cuda_graph=True)], settings, telemetry, lambda _: None)[0]["p50_ms"]

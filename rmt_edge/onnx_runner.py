@@ -1,18 +1,29 @@
-"""Run a model file: (b, 3, h, w) float32 images in, (b, classes) float32 logits out."""
+"""Run an ONNX file on the CPU through ONNX Runtime: (b, 3, h, w) float32 images in, (b, classes) float32 logits out."""
 
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.runner import Timing, check_batch, check_images, noise_images
+
+MAX_BATCH = 1 << 16  # ONNX Runtime has no limit of its own; memory ends long before
 
 
 class OnnxRunner:
-    """An ONNX file on the CPU, through ONNX Runtime."""
+    """An ONNX file on the CPU, a runner (runner.py). precision: of the file, for records."""
 
-    def __init__(self, path: Path):
+    name = "onnxruntime"
+    clock = "host clock"
+    transfers: tuple[bool, ...] = (False,)  # the images are where the CPU computes
+    cuda_graphs: tuple[bool, ...] = (False,)
+
+    def __init__(self, path: Path, precision: str = ""):
+        self.path, self.precision = path, precision
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # it warns of FP16 constants that its CPU kernels cannot fold; nothing is wrong
         options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
@@ -20,8 +31,32 @@ class OnnxRunner:
             self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises its own types, which share no base but Exception
             raise RmtEdgeError(f"ONNX Runtime does not take {path}: {error}") from error
-        self.input = self.session.get_inputs()[0].name
+        image = self.session.get_inputs()[0]
+        self.input = image.name
+        batch, channels, height, width = image.shape
+        self.batches = range(batch, batch + 1) if isinstance(batch, int) else range(1, MAX_BATCH + 1)
+        self.image_shape = (channels, height, width)
+        self._images: np.ndarray | None = None
+
+    def __enter__(self) -> "OnnxRunner":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._images = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """(b, 3, h, w) float32 -> (b, classes) float32."""
+        check_images(images, self.image_shape, self.batches, self.path.name)
         return self.session.run(None, {self.input: images})[0]
+
+    def prepare(self, batch: int, transfers: bool = False, cuda_graph: bool = False) -> None:
+        """Images of noise for `run`. transfers, cuda_graph: a CPU has neither."""
+        assert not transfers and not cuda_graph, (transfers, cuda_graph)
+        check_batch(batch, self.batches, self.path.name)
+        self._images = noise_images(batch, self.image_shape)
+
+    def run(self) -> Timing:
+        """One inference of what was prepared."""
+        start = time.perf_counter()
+        self.session.run(None, {self.input: self._images})
+        return Timing((time.perf_counter() - start) * 1e3, None)

@@ -189,7 +189,7 @@ def _comparison(rows: list[dict[str, Any]]) -> list[list[str]]:
         return [" / ".join(f"{x / 1e6:.2f} MB" for x in sizes) or "–" for sizes in found]
 
     def engine(key: str) -> list[str]:
-        return [" / ".join(str(x[key]) for x in row["engines"]) or "–" for row in rows]
+        return [" / ".join("–" if x[key] is None else str(x[key]) for x in row["engines"]) or "–" for row in rows]
 
     def seconds(step: str) -> list[str]:
         return [f"{row['seconds'][step]:.1f} s" if row["seconds"][step] is not None else "–" for row in rows]
@@ -234,8 +234,8 @@ def _definitions(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _kinds(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Layers by kind, summed over a recipe's engines if it has several."""
-    counts = [[x["layers_by_kind"] for x in row["engines"]] for row in rows]
+    """Layers by kind of each of a recipe's engines; none of an engine whose layers could not be listed."""
+    counts = [[x["layers_by_kind"] or {} for x in row["engines"]] for row in rows]
     kinds = dict.fromkeys(kind for engines in counts for engine in engines for kind in engine)
     return [[kind, *(" / ".join(str(x.get(kind, 0)) for x in engines) or "–" for engines in counts)] for kind in kinds]
 

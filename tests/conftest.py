@@ -1,5 +1,7 @@
 """Small things that many tests use: a nano model, its checkpoint, its artefacts, the plugin library."""
 
+import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -14,7 +16,7 @@ from safetensors.torch import save_file
 
 from rmt_edge.model.rmt import RMT, create_model
 from rmt_edge.preprocess import Preprocessing
-from rmt_edge.recipe import QuantizationRecipe
+from rmt_edge.recipe import QuantizationRecipe, load_recipe
 from tests.golden import weights
 
 # Triton decides when it is imported whether to compile kernels or interpret them; without a GPU only the latter runs.
@@ -84,6 +86,22 @@ def onnx_files(quantized) -> dict[str, Path]:
     from rmt_edge.export import export
 
     return {name: export(path) for name, path in quantized.items()}
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint, images, tmp_path_factory):
+    """A function from the name of a recipe of calib/ to the ONNX file it makes of a few images. Read only."""
+    from rmt_edge.export import export
+    from rmt_edge.quantize import quantize
+
+    folder = tmp_path_factory.mktemp("recipes")
+
+    @functools.cache
+    def exported_recipe(name: str) -> Path:
+        recipe = dataclasses.replace(load_recipe(name), images=8, batch=4)
+        return export(quantize(checkpoint, recipe, folder, images))
+
+    return exported_recipe
 
 
 @pytest.fixture(scope="session")

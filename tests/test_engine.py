@@ -1,5 +1,6 @@
 """Engines built for real, on the CPU, by TensorRT-RTX."""
 
+import errno
 import importlib.util
 import json
 import logging
@@ -15,13 +16,13 @@ import onnx
 import pytest
 from onnx import helper
 
-from rmt_edge import engine
+from rmt_edge import engine, engine_layers
 from rmt_edge.artifact import ENGINE, manifest_path, plugin_form_path, read_manifest
-from rmt_edge.builder_log import layers_in
 from rmt_edge.engine import build, choose_retention, engine_from_onnx, load_backend
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.profile import DeviceProfile, load_profile
+from tests.tensorrt_api import standin
 
 BLOCKS = sum(VARIANTS["rmt_nano"].depths)
 has_rtx = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
@@ -78,7 +79,7 @@ def test_plugins_are_the_default_and_leave_little_beside_them(built_with_plugins
     path = built_with_plugins[precision]
     manifest = read_manifest(path, ENGINE)
     layers = json.loads(path.with_name(f"{path.name}.layers.json").read_text())["layers"]
-    plugins = [x for x in layers if x["kind"] in engine.PLUGIN_KINDS]
+    plugins = [x for x in layers if x["kind"] in engine_layers.PLUGIN_KINDS]
     # Retention, the position encoding and the feed-forward's convolution of each block.
     assert len(plugins) == manifest.details["plugin_layers"] == 3 * BLOCKS
     assert sum("retention" in x["name"] for x in plugins) == BLOCKS
@@ -93,10 +94,12 @@ def test_plugins_are_the_default_and_leave_little_beside_them(built_with_plugins
 
 @pytest.mark.trt
 @needs_rtx
-def test_an_engine_with_too_few_plugin_layers_is_refused(onnx_files, library_folder, monkeypatch):
-    monkeypatch.setattr(engine, "PLUGIN_KINDS", ())
+def test_an_engine_with_too_few_plugin_layers_is_refused(onnx_files, library_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_layers, "PLUGIN_KINDS", ())
     with pytest.raises(RmtEdgeError, match=r"18 nodes for plugins, but its engine has 0 plugin layers"):
-        engine.plugin_engine(plugin_form_path(onnx_files["fp16"]), load_profile("rtx-portable"), 18, library_folder)
+        engine.plugin_engine(
+            plugin_form_path(onnx_files["fp16"]), load_profile("rtx-portable"), 18, library_folder, None, tmp_path
+        )
 
 
 def test_a_plugin_form_of_another_export_is_refused(onnx_files, tmp_path):
@@ -157,15 +160,15 @@ def test_what_the_parser_cannot_take_is_printed(tmp_path):
     )
     onnx.save(model, tmp_path / "x.onnx")
     with pytest.raises(RmtEdgeError, match=r"cannot parse .*x\.onnx[\s\S]*Mystery"):
-        engine_from_onnx(tmp_path / "x.onnx", load_profile("rtx-portable"))
+        engine_from_onnx(tmp_path / "x.onnx", load_profile("rtx-portable"), None, tmp_path)
 
 
 @pytest.mark.trt
 @needs_rtx
-def test_an_unknown_compute_capability_lists_the_known_ones(onnx_files):
+def test_an_unknown_compute_capability_lists_the_known_ones(onnx_files, tmp_path):
     profile = DeviceProfile("orin", "Orin", "tensorrt_rtx", ("8.7",), ("1.7", "1.7"), 8, 1024)
     with pytest.raises(RmtEdgeError, match=r"does not build for compute capability 8\.7[\s\S]*8\.6, 8\.9, 12\.0"):
-        engine_from_onnx(onnx_files["fp16"], profile)
+        engine_from_onnx(onnx_files["fp16"], profile, None, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -185,24 +188,6 @@ def test_a_backend_that_does_not_load_says_why(monkeypatch, tmp_path):
         load_backend("tensorrt")
 
 
-def test_the_builder_s_list_is_parsed():
-    text = (
-        "Layers:\n"
-        "Name: a, LayerType: gemm, Inputs: [ { Name: x, Datatype: Int8 }], Constants: [ { Datatype: Int8 }], "
-        "Outputs: [ { Name: y, Datatype: Half }], TacticName: t, StreamId: 0, "
-        "Metadata: [ONNX Layer: p/product][ONNX Layer: p.weight]\n"
-        "Name: b, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , "
-        "StreamId: 0, Metadata: \n"
-        "\nI/O Tensors:\n Name: images, IOMode: Input\n"
-    )
-    assert layers_in([(4, "other"), (4, text)]) == [
-        {"name": "a", "kind": "gemm", "reads": ["Int8"], "writes": ["Half"], "onnx_nodes": ["p/product", "p.weight"]},
-        {"name": "b", "kind": "shape_call", "reads": [], "writes": [], "onnx_nodes": []},
-    ]
-    with pytest.raises(RuntimeError, match="found 0"):
-        layers_in([(4, "nothing")])
-
-
 @pytest.mark.trt
 @needs_rtx
 def test_ctrl_c_stops_a_build_and_leaves_nothing(onnx_files, tmp_path):
@@ -217,3 +202,43 @@ def test_ctrl_c_stops_a_build_and_leaves_nothing(onnx_files, tmp_path):
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_leaves_the_previous_engine_and_its_records(onnx_files, tmp_path, monkeypatch):
+    module = standin("10.13")
+    monkeypatch.setattr(engine, "load_backend", lambda name: module)
+    path = build(onnx_files["fp16"], load_profile("rtx-portable"), tmp_path, "native")
+    before = {x.name: x.read_bytes() for x in tmp_path.iterdir()}
+    for full in ("write_bytes", "write_text"):
+
+        def refuse(self, *arguments):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(Path, full, refuse)
+        with pytest.raises(RmtEdgeError, match=r"nano\.fp16\S* cannot be written: No space left on device"):
+            build(onnx_files["fp16"], load_profile("rtx-portable"), tmp_path, "native")
+        monkeypatch.undo()
+        monkeypatch.setattr(engine, "load_backend", lambda name: module)
+        assert {x.name: x.read_bytes() for x in tmp_path.iterdir()} == before
+    read_manifest(path, ENGINE)
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_a_build_on_a_disk_that_is_too_small_leaves_the_previous_engine(built, onnx_files, tmp_path):
+    """For real: the process may write no file above 1 MiB, as a disk with no more room; the engine has more."""
+    for path in (built["fp16"], manifest_path(built["fp16"]), engine.layers_path(built["fp16"])):
+        shutil.copy(path, tmp_path)
+    path = tmp_path / built["fp16"].name
+    assert path.stat().st_size > 1 << 20
+    before = {x.name: x.read_bytes() for x in tmp_path.iterdir()}
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20,) * 2)"
+    arguments = ["build", str(onnx_files["fp16"]), "--retention", "native", "--output", str(tmp_path)]
+    result = subprocess.run(
+        [sys.executable, "-c", f"{limit}; from rmt_edge.cli import main; raise SystemExit(main({arguments!r}))"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1, result.stderr
+    assert f"{path} cannot be written: File too large" in result.stderr
+    assert {x.name: x.read_bytes() for x in tmp_path.iterdir()} == before

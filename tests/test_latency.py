@@ -110,11 +110,3 @@ def test_missing_pycuda_says_what_to_do(monkeypatch):
     monkeypatch.setattr(latency.importlib, "import_module", missing)
     with pytest.raises(RmtEdgeError, match=r"pycuda cannot be imported[\s\S]*pip install pycuda"):
         latency.load_cuda()
-
-
-def test_no_driver_means_no_gpu(monkeypatch):
-    def missing(name):
-        raise OSError(name)
-
-    monkeypatch.setattr(latency.ctypes, "CDLL", missing)
-    assert not latency.has_gpu()

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from rmt_edge.artifact import QUANTIZED, read_manifest
-from rmt_edge.calibrate import calibrate
+from rmt_edge.calibrate import calibrate, smoothed
 from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import deployed_from_model
 from rmt_edge.quantize import check_fp16, quantize
 from tests.conftest import SMALL
@@ -64,6 +65,136 @@ def test_a_data_set_smaller_than_asked_is_named(checkpoint, images, recipes, tmp
         quantize(checkpoint, recipe, tmp_path, images)
 
 
+def calibrated(nano, images, recipes, **settings):
+    recipe = dataclasses.replace(recipes["int8"], **settings)
+    return calibrate(deployed_from_model(nano, 40, 48), recipe, open_dataset(images), SMALL)
+
+
+@pytest.mark.parametrize("method", ["entropy", "percentile", "mse"])
+def test_histogram_methods_clip_inputs_and_leave_weights(nano, images, recipes, method):
+    largest = calibrated(nano, images, recipes)
+    found = calibrated(nano, images, recipes, method=method, percentile=99.9)
+    assert found.keys() == largest.keys()
+    inputs = [x for x in found if x.endswith(".input_amax")]
+    for name in inputs:
+        assert 0 < found[name] <= largest[name] * (1 + 1 / 1024), name  # a bin is 1/2048 of the first batch's largest
+    assert any(found[name] < 0.999 * largest[name] for name in inputs)
+    # mse chooses weights' ranges too. With one per channel of under 1,000 weights, clipping the largest hardly pays.
+    for name in found.keys() - set(inputs):
+        torch.testing.assert_close(found[name], largest[name], rtol=0.05 if method == "mse" else 1e-6, atol=0)
+
+
+def test_the_hundredth_percentile_is_the_largest_magnitude(nano, images, recipes):
+    settings = {"int8": ("stages.2.*.fc2",)}
+    largest = calibrated(nano, images, recipes, **settings)
+    found = calibrated(nano, images, recipes, method="percentile", percentile=100, **settings)
+    for name, value in largest.items():
+        torch.testing.assert_close(found[name], value, rtol=1 / 1024, atol=0)
+
+
+def test_mse_rounds_with_less_error_than_any_other_part_of_the_range(nano, images, recipes):
+    deployed, name = deployed_from_model(nano, 40, 48), "stages.2.blocks.0.fc1"
+    layer = deployed.get_submodule(name)
+    # Normally distributed, as trained weights: the largest of 49,152 is 4.3 deviations, where clipping at 3.9 is best.
+    layer.weight.data = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0)) / 10
+    seen = []
+    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    dataset, recipe = open_dataset(images), dataclasses.replace(recipes["int8"], int8=(name,), weights="per_tensor")
+    largest = calibrate(deployed, recipe, dataset, SMALL)
+    found = calibrate(deployed, dataclasses.replace(recipe, method="mse"), dataset, SMALL)
+    for which, x in {"weight": layer.weight.detach(), "input": torch.cat(seen)}.items():
+
+        def error(amax, x=x):
+            return ((x / amax * 127).round().clamp(-127, 127) * amax / 127 - x).square().mean().item()
+
+        key = f"{name}.{which}_amax"
+        assert found[key] < (0.97 if which == "weight" else 1.001) * largest[key]
+        for part in (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0):
+            assert error(found[key]) < error(largest[key] * part) * 1.02, (which, part)
+
+
+def test_convolutions_have_a_range_per_output_channel(nano, images, recipes):
+    ranges = calibrated(nano, images, recipes, int8=("stem.0", "stages.0.downsample", "*.pos"))
+    assert ranges["stem.0.weight_amax"].shape == (16,)
+    assert ranges["stages.0.downsample.weight_amax"].shape == (64,)
+    assert ranges["stages.0.blocks.0.pos.weight_amax"].shape == (32,)
+    pixels = np.concatenate([x for x, _ in open_dataset(images).batches(SMALL, 8, limit=16)])
+    assert ranges["stem.0.input_amax"].item() == pytest.approx(np.abs(pixels).max())
+    assert len(ranges) == 2 * (2 + 6)
+
+
+def test_residual_additions_have_a_range_for_each_operand(nano, images, recipes):
+    plain = calibrated(nano, images, recipes)
+    ranges = calibrated(nano, images, recipes, residual_adds=True)
+    assert all(torch.equal(ranges[name], value) for name, value in plain.items())
+    added = {name.rpartition(".") for name in ranges.keys() - plain.keys()}
+    assert {side for _, _, side in added} == {"left_amax", "right_amax"}
+    sums = ("pos_sum", "out_proj_sum", "dwconv_sum", "fc2_sum")
+    blocks = {name.rpartition(".")[0] for name in plain if ".blocks." in name}
+    assert {name for name, _, _ in added} == {f"{x.rpartition('.')[0]}.{y}" for x in blocks for y in sums}
+    # fc2 reads what the addition of dwconv makes.
+    block = "stages.0.blocks.0"
+    most = ranges[f"{block}.dwconv_sum.left_amax"] + ranges[f"{block}.dwconv_sum.right_amax"]
+    assert ranges[f"{block}.fc2.input_amax"] <= most
+
+
+def test_calibration_leaves_the_model_as_it_was(nano, images, recipes):
+    deployed = deployed_from_model(nano, 40, 48)
+    before = {name: value.clone() for name, value in deployed.state_dict().items()}
+    calibrate(deployed, recipes["int8"], open_dataset(images), SMALL)
+    assert deployed.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in deployed.state_dict().items())
+    assert not [x for x in deployed.modules() if x._forward_pre_hooks]
+
+
+def test_smoothquant_is_the_same_function_with_inputs_easier_to_round(nano, images, recipes):
+    recipe = dataclasses.replace(recipes["int8"], method="smoothquant")
+    deployed = deployed_from_model(nano, 40, 48)
+    # Two channels stick out, as in trained transformers.
+    deployed.stages[1].blocks[0].final_layer_norm.weight.data[:2] *= 50
+    before = {name: value.clone() for name, value in deployed.state_dict().items()}
+    made = smoothed(deployed, recipe, open_dataset(images), SMALL)
+    assert all(torch.equal(value, before[name]) for name, value in deployed.state_dict().items())
+    changed = {name for name, value in made.state_dict().items() if not torch.equal(value, before[name])}
+    parts = {name.split(".", 4)[-1] for name in changed}
+    norms = {f"{x}_layer_norm.{y}" for x in ("retention", "final") for y in ("weight", "bias")}
+    assert parts == {"qkv.weight", "fc1.weight"} | norms
+    batch = torch.from_numpy(next(open_dataset(images).batches(SMALL, 8))[0])
+    with torch.no_grad():
+        expected, actual = deployed(batch), made(batch)
+    assert relative_error(actual.numpy(), expected.numpy()) < 1e-5
+    name = "stages.1.blocks.0.fc1.input_amax"
+    largest = calibrate(deployed, recipe, open_dataset(images), SMALL)[name]
+    assert calibrate(made, recipe, open_dataset(images), SMALL)[name] < largest / 5
+
+
+def test_the_file_of_smoothquant_holds_the_smoothed_weights(checkpoint, nano, images, recipes, tmp_path):
+    recipe = dataclasses.replace(recipes["int8"], method="smoothquant", int8=("*.fc1",))
+    state = load_file(quantize(checkpoint, recipe, tmp_path, images))
+    plain = deployed_from_model(nano, SMALL.height, SMALL.width).state_dict()
+    weight = state["stages.0.blocks.0.fc1.weight"]
+    assert not torch.allclose(weight, plain["stages.0.blocks.0.fc1.weight"])
+    torch.testing.assert_close(state["stages.0.blocks.0.fc1.weight_amax"], weight.abs().amax(dim=1))
+    torch.testing.assert_close(state["stages.0.blocks.0.qkv.weight"], plain["stages.0.blocks.0.qkv.weight"])
+
+
+def test_smoothquant_of_nothing_is_refused(nano, images, recipes):
+    recipe = dataclasses.replace(recipes["int8"], method="smoothquant", int8=("fc2", "stem"))
+    with pytest.raises(RmtEdgeError, match=r"smooths no layer[\s\S]*qkv and fc1"):
+        smoothed(deployed_from_model(nano, 40, 48), recipe, open_dataset(images), SMALL)
+
+
+@pytest.mark.parametrize("method", ["max", "entropy", "percentile", "mse"])
+def test_an_input_of_zeros_names_the_layer(nano, images, recipes, method):
+    deployed = deployed_from_model(nano, 40, 48)
+    norm = deployed.stages[2].blocks[1].final_layer_norm
+    norm.weight.data.zero_()
+    norm.bias.data.zero_()
+    recipe = dataclasses.replace(recipes["int8"], method=method, int8=("stages.2.blocks.1.fc1",))
+    with pytest.raises(RmtEdgeError, match=r"range of stages\.2\.blocks\.1\.fc1\.input is 0 to 0"):
+        calibrate(deployed, recipe, open_dataset(images), SMALL)
+
+
 def test_a_range_of_zero_names_the_layer(nano, images, recipes):
     deployed = deployed_from_model(nano, 40, 48)
     deployed.stages[2].blocks[1].fc1.weight.data.zero_()
@@ -71,18 +202,28 @@ def test_a_range_of_zero_names_the_layer(nano, images, recipes):
         calibrate(deployed, recipes["int8"], open_dataset(images), SMALL)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_nan_or_infinite_range_names_the_layer(nano, images, recipes, value):
+def test_a_weight_of_nan_names_the_layer(nano, images, recipes):
     deployed = deployed_from_model(nano, 40, 48)
-    deployed.stages[0].blocks[0].retention_layer_norm.bias.data[0] = value
-    with pytest.raises(RmtEdgeError, match=r"input of stages\.0\.blocks\.0\.qkv holds NaN or infinite"):
+    deployed.stages[2].blocks[1].fc2.weight.data[0, 0] = float("nan")
+    with pytest.raises(RmtEdgeError, match=r"range of stages\.2\.blocks\.1\.fc2\.weight is nan"):
         calibrate(deployed, recipes["int8"], open_dataset(images), SMALL)
 
 
-def test_a_dead_channel_is_no_fault(nano, images, recipes):
+@pytest.mark.parametrize("method", ["max", "entropy", "smoothquant"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_nan_or_infinite_input_names_the_layer(nano, images, recipes, value, method):
+    deployed = deployed_from_model(nano, 40, 48)
+    deployed.stages[0].blocks[0].retention_layer_norm.bias.data[0] = value
+    recipe = dataclasses.replace(recipes["int8"], method=method)
+    with pytest.raises(RmtEdgeError, match=r"input of stages\.0\.blocks\.0\.qkv holds NaN or infinite"):
+        (smoothed if method == "smoothquant" else calibrate)(deployed, recipe, open_dataset(images), SMALL)
+
+
+@pytest.mark.parametrize("method", ["max", "mse"])
+def test_a_dead_channel_is_no_fault(nano, images, recipes, method):
     deployed = deployed_from_model(nano, 40, 48)
     deployed.stages[2].blocks[1].fc1.weight.data[5] = 0
-    ranges = calibrate(deployed, recipes["int8"], open_dataset(images), SMALL)
+    ranges = calibrate(deployed, dataclasses.replace(recipes["int8"], method=method), open_dataset(images), SMALL)
     assert ranges["stages.2.blocks.1.fc1.weight_amax"][5] == 0
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from rmt_edge.accuracy import accuracy, drop_message, predict
 from rmt_edge.artifact import PREDICTIONS, manifest_path, read_manifest
 from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.validate import accuracy, drop_message, predict, validate
+from rmt_edge.validate import validate
 from tests.conftest import SMALL
 
 

@@ -3,15 +3,28 @@
 import argparse
 from pathlib import Path
 
+from rmt_edge.bundle import LIBRARIES, SUFFIX, chosen_models, read_folder, unpack
 from rmt_edge.cli.options import add_command, add_output, add_retention
+from rmt_edge.errors import RmtEdgeError
 from rmt_edge.profile import load_profile
 
 
 def build(args: argparse.Namespace) -> None:
-    """Build the TensorRT engine of an ONNX file for a device."""
+    """Build the TensorRT engine of an ONNX file, or those of all models of a bundle, for a device."""
     from rmt_edge.engine import build as run
 
-    print(run(args.onnx, load_profile(args.device), args.output, args.retention, args.libraries))
+    profile = load_profile(args.device)
+    is_packed = args.source.suffix == SUFFIX
+    if is_packed or args.source.is_dir():
+        folder = unpack(args.source, args.output) if is_packed else args.source
+        output = None if is_packed else args.output
+        libraries = args.libraries or folder / LIBRARIES
+        for model in chosen_models(read_folder(folder), args.recipes):
+            print(run(folder / model.onnx, profile, output, args.retention, libraries))
+        return
+    if args.recipes:
+        raise RmtEdgeError("--recipes chooses among a bundle's models.", f"{args.source} is one model.")
+    print(run(args.source, profile, args.output, args.retention, args.libraries))
 
 
 def plugin(args: argparse.Namespace) -> None:
@@ -25,7 +38,8 @@ def plugin(args: argparse.Namespace) -> None:
 def add_commands(commands) -> None:
     """build, plugin."""
     sub = add_command(commands, build)
-    sub.add_argument("onnx", type=Path, help="a file that `export` wrote")
+    sub.add_argument("source", type=Path, help="a file that `export` or `pack` wrote, or an unpacked bundle")
+    sub.add_argument("--recipes", nargs="+", help="of a bundle's models only those of these recipes (all)")
     add_retention(sub)
     add_output(sub, None)
     sub = add_command(commands, plugin)

@@ -33,9 +33,9 @@ def add_checkpoint(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data(sub: argparse.ArgumentParser) -> None:
+def add_data(sub: argparse.ArgumentParser, required: bool = True) -> None:
     sub.add_argument(
-        "--data", type=Path, required=True, metavar="IMAGES", help="labelled images: class folders, .npz or IDX"
+        "--data", type=Path, required=required, metavar="IMAGES", help="labelled images: class folders, .npz or IDX"
     )
     sub.add_argument("--max-drop", type=float, metavar="POINTS", help="top-1 that may be lost (0.5)")
 

@@ -5,7 +5,7 @@ import logging
 import time
 from pathlib import Path
 
-from rmt_edge.artifact import output_folder
+from rmt_edge.artifact import Manifest, output_folder
 from rmt_edge.cli.options import (
     OUTPUT,
     RECIPES,
@@ -39,14 +39,47 @@ def export(args: argparse.Namespace) -> None:
 
 
 def validate(args: argparse.Namespace) -> None:
-    """Measure the accuracy of an ONNX file against its checkpoint; exit 1 if it loses more than --max-drop points."""
-    from rmt_edge.validate import drop_message
-    from rmt_edge.validate import validate as run
+    """Measure the accuracy of an ONNX file or an engine; exit 1 if it loses more than --max-drop points.
 
-    path, manifest = run(args.onnx, args.checkpoint, args.data, args.output, args.max_drop)
+    An ONNX file is held to its checkpoint over a data set, or, with --bundle, to the validation subset of a bundle that
+    it is in; an engine to the subset of the bundle that it was built from.
+    """
+    from rmt_edge.accuracy import drop_message
+
+    path, manifest = _validate_engine(args) if args.subject.suffix == ".engine" else _validate_onnx(args)
     print(path)
     if not manifest.details["within_max_drop"]:
         raise RmtEdgeError(drop_message(manifest))
+
+
+def _validate_engine(args: argparse.Namespace) -> tuple[Path, Manifest]:
+    from rmt_edge.engine_accuracy import open_engine, validate_engine
+
+    if args.checkpoint or args.data:
+        raise RmtEdgeError(
+            "An engine is validated on the subset in its bundle.", do="Leave --checkpoint and --data out."
+        )
+    with open_engine(args.subject, args.libraries) as runner:
+        return validate_engine(args.subject, runner, args.bundle, args.output, args.max_drop)
+
+
+def _validate_onnx(args: argparse.Namespace) -> tuple[Path, Manifest]:
+    from rmt_edge.engine_accuracy import validate_onnx
+    from rmt_edge.onnx_runner import OnnxRunner
+    from rmt_edge.validate import validate as run
+
+    if args.bundle is not None:
+        if args.checkpoint or args.data:
+            raise RmtEdgeError(
+                "--bundle holds the labels and the float32 model's logits.", do="Leave --checkpoint and --data out."
+            )
+        return validate_onnx(args.subject, OnnxRunner(args.subject), args.bundle, args.output, args.max_drop)
+    if args.checkpoint is None or args.data is None:
+        raise RmtEdgeError(
+            f"{args.subject} is validated against its checkpoint on labelled images.",
+            do="Pass --checkpoint and --data, or a bundle that it is in with --bundle.",
+        )
+    return run(args.subject, args.checkpoint, args.data, args.output, args.max_drop)
 
 
 def report(args: argparse.Namespace) -> None:
@@ -58,13 +91,14 @@ def report(args: argparse.Namespace) -> None:
 
 def deploy(args: argparse.Namespace) -> None:
     """Quantise, export, build, validate and report, in one go."""
+    from rmt_edge.accuracy import drop_message
     from rmt_edge.data import check_labels, open_dataset
     from rmt_edge.engine import build, check_plugin_library, load_backend
     from rmt_edge.export import export
     from rmt_edge.model.checkpoint import load_checkpoint
     from rmt_edge.quantize import calibration_set, quantize
     from rmt_edge.report import report
-    from rmt_edge.validate import drop_message, validate
+    from rmt_edge.validate import validate
 
     start = time.monotonic()
     # What can be refused is refused before the first long step.
@@ -114,9 +148,11 @@ def add_commands(commands) -> None:
     sub.add_argument("quantized", type=Path, help="a file that `quantize` wrote")
     add_output(sub, None)
     sub = add_command(commands, validate)
-    sub.add_argument("onnx", type=Path, help="a file that `export` wrote")
-    sub.add_argument("--checkpoint", type=Path, required=True, help="the checkpoint it was made from")
-    add_data(sub)
+    sub.add_argument("subject", type=Path, help="a file that `export` or `build` wrote")
+    sub.add_argument("--checkpoint", type=Path, help="the checkpoint that an ONNX file was made from")
+    add_data(sub, required=False)
+    sub.add_argument("--bundle", type=Path, help="the bundle with the validation subset (an engine's own folder)")
+    sub.add_argument("--libraries", type=Path, metavar="FOLDER", help="an engine's plugin library (its bundle's)")
     add_output(sub, None)
     sub = add_command(commands, report)
     sub.add_argument("folder", type=Path, help="where the other commands wrote")

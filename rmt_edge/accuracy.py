@@ -1,0 +1,105 @@
+"""Accuracy of one model against another on the same images: metrics, the runs that they come from, their record.
+
+For the workstation and the device alike: numpy alone. validate.py holds an ONNX file to its checkpoint over a whole
+data set, engine_accuracy.py an engine to the float32 logits of a bundle's validation subset.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from rmt_edge.artifact import PREDICTIONS, Manifest, write_manifest, written_whole
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.metrics import drop_interval_points, drop_points, hits, percent, top_classes
+from rmt_edge.preprocess import Preprocessing
+
+MAX_DROP_POINTS = 0.5
+BATCH = 50
+KEPT = 5  # classes kept per image
+
+# Network inputs (b, 3, h, w) float32 to logits (b, classes) float32.
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+class Images(Protocol):
+    """What `predict` runs over: data.Dataset, or the validation subset of a bundle."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, preprocessing: Preprocessing, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]: ...
+
+
+def accuracy(reference: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> dict:
+    """All metrics of one model against another. reference, classes: (n, k) classes, best first; labels: (n,)."""
+    reference_hits, subject_hits = hits(reference[:, :1], labels), hits(classes[:, :1], labels)
+    return {
+        "top1_percent": percent(subject_hits),
+        "top5_percent": percent(hits(classes[:, :5], labels)),
+        "reference_top1_percent": percent(reference_hits),
+        "reference_top5_percent": percent(hits(reference[:, :5], labels)),
+        "drop_points": drop_points(reference_hits, subject_hits),
+        "drop_interval_points": list(drop_interval_points(reference_hits, subject_hits)),
+        "agreement_percent": percent(reference[:, 0] == classes[:, 0]),
+    }
+
+
+def predict(run: Run, dataset: Images, preprocessing: Preprocessing, title: str) -> np.ndarray:
+    """The best classes of every image, best first. (n, min(5, classes)), int32."""
+    found = [top_classes(logits, KEPT).astype(np.int32) for logits in logits_of(run, dataset, preprocessing, title)]
+    return np.concatenate(found)
+
+
+def logits_of(
+    run: Run, dataset: Images, preprocessing: Preprocessing, title: str, batch: int = BATCH
+) -> Iterator[np.ndarray]:
+    """The logits batch by batch, (b, classes), under a progress bar; NaN and infinity are refused."""
+    batches = dataset.batches(preprocessing, batch)
+    total = -(-len(dataset) // batch)
+    for images, _ in tqdm(batches, title, total, unit="batch", leave=False):
+        logits = run(images)
+        if not np.isfinite(logits).all():
+            raise RmtEdgeError(
+                f"{title}: the logits hold NaN or infinite values.",
+                "FP16 ends at 65504; a model with larger activations overflows.",
+                "Use the recipe fp32 to see whether it is the precision.",
+            )
+        yield logits
+
+
+def checked_max_drop(max_drop: float | None) -> float:
+    """The points of top-1 that may be lost: as given, or half a point."""
+    if max_drop is None:
+        return MAX_DROP_POINTS
+    if not 0 <= max_drop <= 100:
+        raise RmtEdgeError(f"--max-drop is {max_drop:g}.", "it is a number of points, 0 to 100.")
+    return max_drop
+
+
+def drop_message(manifest: Manifest) -> str:
+    """One sentence for a drop above the limit."""
+    details = manifest.details
+    return (
+        f"{manifest.parents[0]['name']} loses {details['drop_points']:.2f} points of top-1 "
+        f"({details['reference_top1_percent']:.2f} % → {details['top1_percent']:.2f} %), "
+        f"more than the {details['max_drop_points']:g} that --max-drop allows."
+    )
+
+
+def write_predictions(
+    path: Path,
+    classes: np.ndarray,
+    parents: list[dict[str, str]],
+    recipe: dict[str, Any],
+    details: dict[str, Any],
+    seconds: float,
+) -> Manifest:
+    """Write the best classes of every image, (n, k) int32, as .npz, and what is known about them as its manifest."""
+    with written_whole(path) as temporary:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, classes=classes)
+        return write_manifest(
+            temporary, path, kind=PREDICTIONS, parents=parents, recipe=recipe, details=details, seconds=seconds
+        )

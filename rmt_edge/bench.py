@@ -1,0 +1,181 @@
+"""Bench: files measured side by side on this machine, one latency record beside each.
+
+A record (`<stem>.latency.json`) holds every sample, the machine, and the sha256 of the very file that ran.
+"""
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rmt_edge.artifact import Manifest, versions, written_whole
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.latency import MeasureSettings, Point, measure, planned_seconds, points_of, settings_record
+from rmt_edge.machine import this_machine
+from rmt_edge.runner import Runner, check_batch
+from rmt_edge.sensors import open_sensor
+from rmt_edge.telemetry import Telemetry
+
+KIND = "latency"
+SUFFIX = ".latency.json"
+ONNX_BATCHES = (1, 8)  # of a file without a device profile, by default
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A file that is measured, its manifest, what runs it, and the batch sizes."""
+
+    path: Path
+    manifest: Manifest
+    runner: Runner
+    batches: tuple[int, ...]
+
+
+def record_path(path: Path) -> Path:
+    """Where a file's latency record lies."""
+    return path.with_name(f"{path.stem}{SUFFIX}")
+
+
+def check_files(paths: list[Path], batches: list[int] | None) -> None:
+    """Refuse what is given twice, and what no runner takes, before anything is opened."""
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        if path.suffix not in (".engine", ".onnx"):
+            raise RmtEdgeError(f"{path} cannot be measured.", "bench takes .engine and .onnx files of rmt-edge.")
+        target = record_path(path.resolve())
+        if target in seen:
+            raise RmtEdgeError(
+                f"{path} and {seen[target]} would write the same record, {target.name}.",
+                do="Give each file once, and files of the same name one after the other with --output.",
+            )
+        seen[target] = path
+    for batch in batches or []:
+        if batch < 1:
+            raise RmtEdgeError(f"--batch holds {batch}.", "a batch is a whole number of at least 1.")
+        if (batches or []).count(batch) > 1:
+            raise RmtEdgeError(f"--batch holds {batch} twice.", do="Give each size once.")
+
+
+def batches_of(manifest: Manifest, asked: list[int] | None) -> tuple[int, ...]:
+    """The batch sizes: those asked for, else those of the device profile that an engine was built with."""
+    return tuple(asked or manifest.details.get("profile", {}).get("batches") or ONNX_BATCHES)
+
+
+def bench(
+    subjects: list[Subject],
+    peers: list[Runner],
+    settings: MeasureSettings,
+    transfers: bool | None = None,
+    cuda_graph: bool | None = None,
+    output: Path | None = None,
+) -> list[Path]:
+    """Measure all files and peers in turns and write a record for each file; returns the records' paths.
+
+    transfers, cuda_graph: None measures with and without. What a GPU runs and what the CPU runs take no turns together.
+    """
+    for subject in subjects:
+        for batch in subject.batches:
+            check_batch(batch, subject.runner.batches, subject.path.name)
+    machine = this_machine().to_dict() | {"cpu": cpu_model(), "cpus": os.cpu_count()}
+    peer_batches = tuple(sorted({x for subject in subjects for x in subject.batches}))
+    points = [(x, points_of(x.runner, x.batches, transfers, cuda_graph)) for x in subjects]
+    peer_points = [p for x in peers for p in points_of(x, peer_batches, transfers if x.transfers[-1] else None, None)]
+    every = [point for _, some in points for point in some] + peer_points
+    measured = _measured(every, settings)
+    paths = []
+    for subject, some in points:
+        runs = [measured[id(point)] for point in (*some, *peer_points)]
+        path = record_path((output or subject.path.parent) / subject.path.name)
+        write_record(path, latency_record(subject, runs, settings, machine))
+        paths.append(path)
+    return paths
+
+
+def _measured(points: list[Point], settings: MeasureSettings) -> dict[int, dict[str, Any]]:
+    """The run of each point, by the point's id; those on the GPU first, then those on the CPU."""
+    runs: dict[int, dict[str, Any]] = {}
+    seconds = planned_seconds(len(points), settings)
+    with tqdm(total=seconds, desc="bench", unit="s", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s") as bar:
+        for is_gpu in (True, False):
+            some = [x for x in points if (x.runner.clock == "CUDA events") == is_gpu]
+            if not some:
+                continue
+            bus_id = next((x.runner.gpu_bus_id for x in some if hasattr(x.runner, "gpu_bus_id")), None)
+            sensor = open_sensor(is_gpu, bus_id)
+            with Telemetry(sensor) as telemetry:
+                found = measure(some, settings, telemetry, lambda s: bar.update(min(s, seconds - bar.n)))
+            if sensor is not None:
+                with contextlib.suppress(Exception):  # a sensor that does not close costs nothing any more
+                    sensor.close()
+            runs |= {id(point): run for point, run in zip(some, found, strict=True)}
+    return runs
+
+
+def latency_record(
+    subject: Subject, runs: list[dict[str, Any]], settings: MeasureSettings, machine: dict[str, Any]
+) -> dict[str, Any]:
+    """What a file's record holds."""
+    manifest = subject.manifest
+    return {
+        "kind": KIND,
+        "subject": {"name": subject.path.name, "sha256": manifest.sha256, "kind": manifest.kind},
+        "recipe": manifest.recipe,
+        "precision": manifest.recipe["precision"],
+        "retention": manifest.details.get("retention"),
+        "machine": machine,
+        "settings": settings_record(settings),
+        "runs": runs,
+        "versions": versions(),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """A record as JSON, whole or not at all; lists of numbers on one line, since samples are many."""
+    text = json.dumps(record, indent=2, allow_nan=False)
+    text = re.sub(r"\[[\s\d.,e+-]+\]", lambda x: "[" + " ".join(x[0][1:-1].split()) + "]", text)
+    with written_whole(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The processor's name, where Linux tells it (x86-64)."""
+    try:
+        found = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return found[1].strip() if found else None
+
+
+def table(record: dict[str, Any]) -> str:
+    """A record as text: a line for each run, then its warnings by the runs' numbers."""
+    header = ("", "runner", "batch", "settings", "p50 ms", "p90 ms", "p99 ms", "images/s", "J/image")
+    rows: list[tuple[str, ...]] = [header]
+    for number, run in enumerate(record["runs"], 1):
+        moves = "transfers" if run["transfers"] else ""
+        graph = "CUDA graph" if run["cuda_graph"] else ""
+        energy = (run["telemetry"] or {}).get("energy_per_image_j")
+        name = f"{run['runner']} {run['precision']}".strip()
+        cells = [f"{run[key]:.3f}" for key in ("p50_ms", "p90_ms", "p99_ms")]
+        rows.append(
+            (str(number), name, str(run["batch"]), ", ".join(x for x in (moves, graph) if x) or "–", *cells,
+             f"{run['images_per_s']:.1f}", f"{energy:.3f}" if energy is not None else "–")
+        )  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+
+    def line(row: tuple[str, ...]) -> str:
+        """Names to the left, numbers to the right."""
+        cells = zip(row, widths, strict=True)
+        return "  ".join(x.ljust(w) if i in (1, 3) else x.rjust(w) for i, (x, w) in enumerate(cells)).rstrip()
+
+    doubts = [f"  ! {number}: {text}" for number, run in enumerate(record["runs"], 1) for text in run["warnings"]]
+    subject = record["subject"]
+    return "\n".join([f"{subject['name']} (sha256 {subject['sha256'][:16]}…)", *map(line, rows), *doubts])

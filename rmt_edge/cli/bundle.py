@@ -1,0 +1,46 @@
+"""The commands that carry models to a device: pack on the workstation, unpack on the device."""
+
+import argparse
+from pathlib import Path
+
+from rmt_edge.cli.options import OUTPUT, add_command, add_output
+
+
+def pack(args: argparse.Namespace) -> None:
+    """Put exported models, plugin libraries and a validation subset into one file for a device."""
+    from rmt_edge.engine import LIBRARIES
+    from rmt_edge.pack import ARCHITECTURES
+    from rmt_edge.pack import pack as run
+
+    architectures = () if args.without_libraries else tuple(dict.fromkeys(args.arch or ARCHITECTURES))
+    libraries = args.libraries or LIBRARIES
+    sources = args.sources or [OUTPUT]
+    print(run(sources, args.checkpoint, args.data, libraries, args.output, args.images, args.recipes, architectures))
+
+
+def unpack(args: argparse.Namespace) -> None:
+    """Check a bundle and unpack it, all of it or nothing."""
+    from rmt_edge.bundle import unpack as run
+
+    print(run(args.bundle, args.output))
+
+
+def add_commands(commands) -> None:
+    """pack, unpack."""
+    sub = add_command(commands, pack)
+    sub.add_argument(
+        "sources", type=Path, nargs="*", metavar="FOLDER_OR_ONNX", help=f"what `export` wrote (all of {OUTPUT}/)"
+    )
+    sub.add_argument("--checkpoint", type=Path, required=True, help="the checkpoint they were made from")
+    sub.add_argument("--data", type=Path, required=True, metavar="IMAGES", help="labelled images: the subset's source")
+    sub.add_argument("--images", type=int, metavar="N", help="images of the validation subset (512)")
+    sub.add_argument("--recipes", nargs="+", help="only the models of these recipes")
+    sub.add_argument("--libraries", type=Path, metavar="FOLDER", help="the plugin libraries (build/plugin)")
+    sub.add_argument(
+        "--arch", choices=("x86_64", "aarch64"), action="append", help="processors of the libraries (both)"
+    )
+    sub.add_argument("--without-libraries", action="store_true", help="for --retention native alone")
+    sub.add_argument("--output", type=Path, metavar="FILE", help="the bundle (<checkpoint>.rmtedge beside the models)")
+    sub = add_command(commands, unpack)
+    sub.add_argument("bundle", type=Path, help="a file that `pack` wrote")
+    add_output(sub, None)

@@ -1,0 +1,171 @@
+"""The accuracy of an engine on the device that runs it, over the validation subset of the bundle it was built from.
+
+Reference: the float32 PyTorch model's logits on the same images, made on the workstation and carried by the bundle.
+Subject: the very engine file, on this GPU; or, on a workstation, an ONNX file of the bundle through ONNX Runtime, which
+is the same but for the runner. Metrics are those of validate.py, and the distance of the logits besides.
+"""
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmt_edge.accuracy import BATCH, KEPT, Run, accuracy, checked_max_drop, logits_of, write_predictions
+from rmt_edge.artifact import ENGINE, ONNX, Manifest, output_folder, parent_of, read_manifest
+from rmt_edge.bundle import INDEX, LIBRARIES, SUFFIX, Index, read_folder, subset_of, unpack
+from rmt_edge.engine import LIBRARIES as DEFAULT_LIBRARIES
+from rmt_edge.engine import load_backend
+from rmt_edge.engine_runner import EngineRunner, check_library
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.machine import this_machine
+from rmt_edge.metrics import relative_error, sqnr_db, top_classes
+from rmt_edge.plugin.load import library_path
+from rmt_edge.preprocess import Preprocessing
+from rmt_edge.subset import IMAGES
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is validated: an engine or an ONNX file.
+
+    onnx_sha256: of the ONNX file that it is or was built from, which the bundle must hold. batches: the sizes that its
+    runner takes. facts: how it is run, for the record.
+    """
+
+    path: Path
+    manifest: Manifest
+    onnx_sha256: str
+    batches: range
+    facts: dict[str, Any]
+
+
+def validate_engine(
+    engine: Path, runner: Run, bundle: Path | None = None, output: Path | None = None, max_drop: float | None = None
+) -> tuple[Path, Manifest]:
+    """Write the predictions of an engine and, in their manifest, its accuracy; returns both.
+
+    runner: the engine, opened (open_engine), or whatever takes images (b, 3, h, w) float32 to logits (b, classes)
+    float32. bundle: the bundle that the engine was built from, packed or unpacked; the engine's folder by default.
+    """
+    manifest = read_manifest(engine, ENGINE)
+    profile, machine = manifest.details["profile"], this_machine().to_dict()
+    backend = manifest.details.get("backend") or {"name": profile["backend"], "version": "unknown"}
+    runtime = ", ".join([f"{backend['name']} {backend['version']}", *(gpu["name"] for gpu in machine["gpus"])])
+    subject = Subject(
+        engine,
+        manifest,
+        manifest.parents[0]["sha256"],
+        range(profile["min_batch"], profile["max_batch"] + 1),
+        {"runtime": runtime, "machine": machine},
+    )
+    path = (output or engine.parent) / f"{engine.stem}.predictions.npz"
+    return _validate(subject, runner, unpacked(bundle or engine.parent), path, max_drop)
+
+
+def validate_onnx(
+    onnx_path: Path, runner: Run, bundle: Path, output: Path | None = None, max_drop: float | None = None
+) -> tuple[Path, Manifest]:
+    """As validate_engine, of an ONNX file that is in the bundle; writes `<onnx>.subset.predictions.npz`."""
+    manifest = read_manifest(onnx_path, ONNX)
+    subject = Subject(onnx_path, manifest, manifest.sha256, range(1, BATCH + 1), {"runtime": "ONNX Runtime, CPU"})
+    path = (output or onnx_path.parent) / f"{onnx_path.stem}.subset.predictions.npz"
+    return _validate(subject, runner, unpacked(bundle), path, max_drop)
+
+
+def _validate(subject: Subject, runner: Run, folder: Path, path: Path, max_drop: float | None) -> tuple[Path, Manifest]:
+    start = time.monotonic()
+    max_drop = checked_max_drop(max_drop)
+    index = read_folder(folder)
+    check_in_bundle(subject, index, folder)
+    output_folder(path.parent)
+    subset, reference = subset_of(folder, index)
+    preprocessing = Preprocessing.from_dict(index.preprocessing)
+    run, batch = padded(runner, subject.batches.start), min(BATCH, subject.batches.stop - 1)
+    found = logits_of(run, subset, preprocessing, f"validate {subject.path.name}", batch)
+    logits = np.concatenate(list(found))
+    if logits.shape != reference.shape:
+        raise RmtEdgeError(f"{subject.path.name} gives logits of shape {logits.shape}, the bundle's {reference.shape}.")
+    reference_classes, classes = (top_classes(x, KEPT).astype(np.int32) for x in (reference, logits))
+    metrics = accuracy(reference_classes, classes, subset.labels)
+    dataset = index.validation["dataset"]
+    details = {
+        **metrics,
+        **logit_distance(logits, reference),
+        **subject.facts,
+        "images": len(subset),
+        "dataset_images": dataset["images"],
+        "max_drop_points": max_drop,
+        "within_max_drop": metrics["drop_points"] <= max_drop,
+    }
+    parents = [
+        parent_of(subject.path, subject.manifest),
+        index.checkpoint,
+        {"name": dataset["name"], "sha256": dataset["sha256"]},
+        {"name": IMAGES, "sha256": str(index.sha256_of(IMAGES))},
+    ]
+    seconds = time.monotonic() - start
+    manifest = write_predictions(path, classes, parents, subject.manifest.recipe, details, seconds)
+    logger.info(
+        "validate: %s, %d images, top-1 %.2f %%, drop %.2f points, in %.1f s",
+        subject.path.name, len(subset), metrics["top1_percent"], metrics["drop_points"], seconds,
+    )  # fmt: skip
+    return path, manifest
+
+
+def unpacked(bundle: Path) -> Path:
+    """The folder of a bundle: unpacked beside it if it is packed, else the path itself."""
+    return unpack(bundle) if bundle.suffix == SUFFIX else bundle
+
+
+def check_in_bundle(subject: Subject, index: Index, folder: Path) -> None:
+    """Refuse what was not built from an ONNX file of the bundle: its labels and logits say nothing of another model."""
+    if subject.onnx_sha256 not in {x.sha256 for x in index.members if x.name.endswith(".onnx")}:
+        raise RmtEdgeError(
+            f"{subject.path.name} is not of the bundle in {folder}: it holds no ONNX file {subject.onnx_sha256[:16]}….",
+            f"its models are {', '.join(x.onnx for x in index.models)}.",
+            "Name the bundle that it was built from with --bundle.",
+        )
+
+
+def padded(runner: Run, smallest: int) -> Run:
+    """A runner that also takes batches below its smallest: it repeats the last image, and forgets what comes of it."""
+
+    def run(images: np.ndarray) -> np.ndarray:
+        missing = max(0, smallest - len(images))
+        return runner(np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge"))[: len(images)]
+
+    return run
+
+
+def logit_distance(logits: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
+    """How far all logits are from the float32 model's: ‖difference‖/‖reference‖, and the same in decibels.
+
+    The decibels are None where they are equal, as JSON has no infinity.
+    """
+    ratio_db = sqnr_db(logits, reference)
+    distance = relative_error(logits, reference)
+    return {"logits_relative_error": distance, "logits_sqnr_db": None if math.isinf(ratio_db) else ratio_db}
+
+
+def open_engine(engine: Path, libraries: Path | None = None) -> EngineRunner:
+    """The runner of an engine, to be used as a context manager, with the plugin library that it was built with.
+
+    libraries: the folder of plugin libraries; by default that of the unpacked bundle in which the engine lies.
+    """
+    details = read_manifest(engine, ENGINE).details
+    library = None
+    if details["plugin_library"] is not None:
+        library = library_path(libraries or libraries_beside(engine.parent))
+        check_library(engine, library)
+    return EngineRunner(engine, load_backend(details["profile"]["backend"]), library)
+
+
+def libraries_beside(folder: Path) -> Path:
+    """The folder of plugin libraries for what lies in a folder: the bundle's own in an unpacked bundle."""
+    return folder / LIBRARIES if (folder / INDEX).is_file() else DEFAULT_LIBRARIES

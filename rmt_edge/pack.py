@@ -1,0 +1,272 @@
+"""Pack: exported models, plugin libraries and a validation subset into one bundle for a device (bundle.py).
+
+On the workstation: the subset's images are decoded and resized here, and the float32 PyTorch model is run on them, so
+that a device needs neither. The same inputs give the same bytes.
+"""
+
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from rmt_edge.accuracy import BATCH, accuracy, logits_of
+from rmt_edge.archive import MAX_BYTES, Member, write_archive, wrong_name
+from rmt_edge.artifact import (
+    ONNX,
+    PLUGIN_ONNX,
+    Manifest,
+    check_parent,
+    manifest_path,
+    output_folder,
+    parent_of,
+    plugin_form_path,
+    read_manifest,
+    sha256_of,
+    versions,
+    written_whole,
+)
+from rmt_edge.bundle import INDEX, LIBRARIES, SUFFIX, Index, Model
+from rmt_edge.data import Dataset, check_labels, open_dataset
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.metrics import top_classes
+from rmt_edge.model.checkpoint import load_checkpoint
+from rmt_edge.plugin.load import library_name
+from rmt_edge.plugin.native import ARCHITECTURES
+from rmt_edge.preprocess import Preprocessing
+from rmt_edge.subset import IMAGES, LABELS, LOGITS, Subset, choose
+
+DEFAULT_IMAGES = 512
+# What all models of a bundle have in common: one subset of images and one set of float32 logits serves them all.
+SHARED = ("checkpoint", "weights", "variant", "num_classes", "preprocessing")
+logger = logging.getLogger(__name__)
+
+
+def pack(
+    sources: list[Path],
+    checkpoint: Path,
+    data: Path,
+    libraries: Path,
+    output: Path | None = None,
+    images: int | None = None,
+    recipes: list[str] | None = None,
+    architectures: tuple[str, ...] = ARCHITECTURES,
+) -> Path:
+    """Write the bundle of exported models, by default `<checkpoint>.rmtedge` beside them; returns its path.
+
+    sources: ONNX files of `export`, or folders of them. recipes: only these. data: labelled images, of which `images`
+    go into the subset. libraries: the folder of the plugin libraries, one for each of `architectures`.
+    """
+    start = time.monotonic()
+    models = find_models(sources, recipes)
+    shared = shared_details(models, checkpoint)
+    path = output or next(iter(models)).with_name(checkpoint.stem + SUFFIX)
+    if path.suffix != SUFFIX:
+        raise RmtEdgeError(f"The output is {path}.", f"a bundle's name ends in {SUFFIX}.")
+    library_facts = read_libraries(libraries, architectures)
+    files = files_of(models, [libraries / library_name(x) for x in architectures])
+    dataset = open_dataset(data)
+    indices = choose_images(dataset, shared["num_classes"], images)
+    preprocessing = Preprocessing.from_dict(shared["preprocessing"])
+    check_size(files, len(indices), preprocessing)
+    output_folder(path.parent)
+    with written_whole(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        validation = write_subset(Path(folder), dataset, indices, preprocessing, checkpoint, shared["weights"])
+        files |= {name: Path(folder) / name for name in (IMAGES, LABELS, LOGITS)}
+        members = [(Member(name, sha256_of(x), x.stat().st_size), x) for name, x in sorted(files.items())]
+        index = Index(
+            **shared,
+            models=tuple(Model(x.name, m.recipe["name"], m.recipe["precision"]) for x, m in models.items()),
+            libraries=library_facts,
+            validation=validation,
+            versions=versions(),
+            members=tuple(member for member, _ in members),
+        )
+        write_archive(temporary, INDEX, index.to_json(), members)
+    logger.info(
+        "pack: %s, %.1f MB, %d models, %d images, sha256 %s, in %.1f s",
+        path.name, path.stat().st_size / 1e6, len(models), len(indices), sha256_of(path), time.monotonic() - start,
+    )  # fmt: skip
+    return path
+
+
+def find_models(sources: list[Path], recipes: list[str] | None) -> dict[Path, Manifest]:
+    """The ONNX files to pack, in the order of their names, each with its manifest and its plugin form beside it."""
+    found: dict[Path, Manifest] = {}
+    for source in sources:
+        paths = [source]
+        if source.is_dir():
+            paths = sorted(set(source.glob("*.onnx")) - set(source.glob("*.plugin.onnx")))
+        found |= {path: read_manifest(path, ONNX) for path in paths}
+    if not found:
+        raise RmtEdgeError(
+            f"There is no ONNX file in {', '.join(map(str, sources))}.", do="Run `rmt-edge deploy` or `export` first."
+        )
+    known = sorted({x.recipe["name"] for x in found.values()})
+    for name in recipes or []:
+        if name not in known:
+            raise RmtEdgeError(f"There is no model of the recipe {name}.", f"there are {', '.join(known)}.")
+    chosen = {path: m for path, m in found.items() if recipes is None or m.recipe["name"] in recipes}
+    for path, manifest in chosen.items():
+        check_plugin_form(path, manifest)
+    return dict(sorted(chosen.items(), key=lambda x: x[0].name))
+
+
+def check_plugin_form(path: Path, manifest: Manifest) -> None:
+    """Refuse an ONNX file without a plugin form, or with that of another export."""
+    plugin_form = plugin_form_path(path)
+    if not plugin_form.is_file():
+        raise RmtEdgeError(
+            f"{path} has no plugin form.", f"`export` writes {plugin_form.name} beside it.", "Export it again."
+        )
+    check_parent(read_manifest(plugin_form, PLUGIN_ONNX), manifest)
+
+
+def shared_details(models: dict[Path, Manifest], checkpoint: Path) -> dict[str, Any]:
+    """What the manifests agree on (SHARED), if it is all of that and they are of this checkpoint."""
+    (first, manifest), *rest = models.items()
+    for path, other in rest:
+        for name in SHARED:
+            if other.details[name] != manifest.details[name]:
+                raise RmtEdgeError(
+                    f"{first.name} and {path.name} differ in {name}: {_short(manifest.details[name])} and "
+                    f"{_short(other.details[name])}.",
+                    "the models of a bundle are of one checkpoint and take the same images.",
+                    "Pack them apart.",
+                )
+    if not checkpoint.is_file():
+        raise RmtEdgeError(f"There is no checkpoint at {checkpoint}.")
+    made_from, given = manifest.details["checkpoint"], parent_of(checkpoint)
+    if made_from["sha256"] != given["sha256"]:
+        raise RmtEdgeError(
+            f"{first.name} was made from {made_from['name']} ({made_from['sha256'][:16]}…), not from {checkpoint} "
+            f"({given['sha256'][:16]}…).",
+            do="Pass the checkpoint that it was made from.",
+        )
+    return {name: manifest.details[name] for name in SHARED}
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, dict) else ", ".join(f"{k} {v}" for k, v in value.items())
+
+
+def read_libraries(folder: Path, architectures: tuple[str, ...]) -> dict[str, Any]:
+    """What the plugin libraries of those processors say of themselves, if they hold the same plugins."""
+    facts = {x: read_library(folder / library_name(x), x) for x in architectures}
+    for name in ("ops", "plugin_version"):
+        if len({json.dumps(x[name]) for x in facts.values()}) > 1:
+            raise RmtEdgeError(
+                f"The plugin libraries in {folder} differ in {name}.",
+                "they are of different versions of rmt-edge.",
+                "Build them again: rmt-edge plugin build.",
+            )
+    return facts
+
+
+def read_library(path: Path, architecture: str) -> dict[str, Any]:
+    """What a plugin library says of itself, if it is the file that was built: the build's hash, ops and SMs."""
+    beside = manifest_path(path)
+    if not path.is_file() or not beside.is_file():
+        found = ", ".join(sorted(x.name for x in path.parent.glob(library_name("*")))) or "none"
+        missing = path if not path.is_file() else beside
+        raise RmtEdgeError(
+            f"There is no {missing}.", f"libraries there: {found}.",
+            f"Build it with `rmt-edge plugin build --arch {architecture}`, pack for one processor with --arch, or none "
+            "with --without-libraries.",
+        )  # fmt: skip
+    try:
+        info = json.loads(beside.read_text())
+        facts = {name: info[name] for name in ("hash", "ops", "plugin_version", "cubin_sms", "ptx_sms")}
+        is_the_one = info["architecture"] == architecture and info["sha256"] == sha256_of(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RmtEdgeError(f"{beside} does not describe a plugin library: {error!r}.", do="Build it again.") from error
+    if not is_the_one:
+        raise RmtEdgeError(
+            f"{path} is not the library that {beside.name} describes.",
+            "it was replaced, or is of another build.",
+            "Build it again: rmt-edge plugin build.",
+        )
+    return facts
+
+
+def files_of(models: dict[Path, Manifest], libraries: list[Path]) -> dict[str, Path]:
+    """The files to pack by their names in the bundle: the models, their plugin forms, the libraries; with manifests."""
+    paths = [file for path in models for file in (path, plugin_form_path(path))]
+    named = [(x.name, x) for x in paths] + [(f"{LIBRARIES}/{x.name}", x) for x in libraries]
+    files: dict[str, Path] = {}
+    for name, path in named:
+        if reason := wrong_name(name):
+            raise RmtEdgeError(f"{path} cannot be packed under its name: {reason}.", do="Rename the checkpoint.")
+        if name in files:
+            raise RmtEdgeError(f"{files[name]} and {path} have the same name.", do="Pack one of them.")
+        files |= {name: path, f"{name}.json": manifest_path(path)}
+    return files
+
+
+def choose_images(dataset: Dataset, num_classes: int, images: int | None) -> np.ndarray:
+    """The indices of the subset's images. Sorted, (images,)."""
+    labels = check_labels(dataset, num_classes)
+    count = DEFAULT_IMAGES if images is None else images
+    if not 0 < count <= len(dataset):
+        raise RmtEdgeError(
+            f"The validation subset is to have {count} images.", f"{dataset.path} has {len(dataset)}.",
+            "Say how many with --images, or pass a larger data set.",
+        )  # fmt: skip
+    return choose(labels, count, dataset.sha256)
+
+
+def check_size(files: dict[str, Path], images: int, preprocessing: Preprocessing) -> None:
+    """Refuse what will not fit into a bundle, before the subset is written."""
+    pixels = images * preprocessing.height * preprocessing.width * 3
+    total = sum(x.stat().st_size for x in files.values()) + pixels
+    if total > MAX_BYTES:
+        raise RmtEdgeError(
+            f"The bundle would have {total:,} bytes, {pixels:,} of them images.", f"it can have {MAX_BYTES:,}.",
+            "Pack fewer models (--recipes) or fewer images (--images).",
+        )  # fmt: skip
+
+
+def write_subset(
+    folder: Path,
+    dataset: Dataset,
+    indices: np.ndarray,
+    preprocessing: Preprocessing,
+    checkpoint: Path,
+    weights: str | None,
+) -> dict[str, Any]:
+    """Write the subset's three arrays (subset.py) under `folder`; returns what the index says of it."""
+    (folder / IMAGES).parent.mkdir()
+    assert dataset.labels is not None
+    shape = (len(indices), preprocessing.height, preprocessing.width, 3)
+    with (folder / IMAGES).open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for at in tqdm(range(0, len(indices), BATCH), "read images", unit="batch", leave=False):
+            file.write(dataset.pixels(indices[at : at + BATCH].tolist(), preprocessing).tobytes())
+    subset = Subset(np.load(folder / IMAGES, mmap_mode="r"), dataset.labels[indices])
+    logits = reference_logits(subset, preprocessing, checkpoint, weights)
+    np.save(folder / LABELS, subset.labels)
+    np.save(folder / LOGITS, logits)
+    classes = top_classes(logits, 5)
+    found = accuracy(classes, classes, subset.labels)
+    return {
+        "images": len(subset),
+        "dataset": dataset.as_parent() | {"images": len(dataset)},
+        **{name: found[name] for name in ("reference_top1_percent", "reference_top5_percent")},
+    }
+
+
+def reference_logits(subset: Subset, preprocessing: Preprocessing, checkpoint: Path, weights: str | None) -> np.ndarray:
+    """The logits of the float32 PyTorch model as published. (n, classes), float32."""
+    model = load_checkpoint(checkpoint, weights)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(images)).numpy()
+
+    return np.concatenate(list(logits_of(run, subset, preprocessing, "float32 reference")))
