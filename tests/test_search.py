@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import rmt_edge.search
@@ -43,10 +44,14 @@ def sets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def broken(nano, tmp_path_factory):
-    """A checkpoint of which INT8 breaks the head: one input channel is a thousand times the others, its weights 0."""
+    """A checkpoint of which INT8 breaks the head: one input channel is a thousand times the others, its weights 0.
+
+    In INT8 the other channels round to 0, and the bias, which says 9, decides.
+    """
     state = {name: value.clone() for name, value in nano.state_dict().items()}
     state["norm.bias"][3] = 3000.0
     state["head.weight"][:, 3] = 0.0
+    state["head.bias"] = torch.zeros(10).index_fill(0, torch.tensor(9), 1e-3)
     path = tmp_path_factory.mktemp("broken") / "broken.safetensors"
     save_file(state, path, {"preprocessing": json.dumps(SMALL.to_dict())})
     return path
