@@ -1,27 +1,31 @@
 """Images to calibrate and validate with: image folders, .npz and IDX files, one preprocessing for all.
 
 An image folder holds images, or one folder of images per class (classes in the order of their sorted names, as
-torchvision's ImageFolder has them). An .npz holds `images`, uint8 (n, h, w) or (n, h, w, 3), and for validation
-`labels`, integers (n,). An IDX file is MNIST's format (http://yann.lecun.com/exdb/mnist/): `…images-idx3-ubyte`,
-gzipped or not, with its labels in the file of the same name with `labels-idx1`.
+torchvision's ImageFolder has them). The labels of a flat folder may lie in a text file, a line `name label` for each
+image: ImageNet's validation set as it is downloaded, with the val.txt that Caffe made customary.
+
+An .npz holds `images`, uint8 (n, h, w) or (n, h, w, 3), and for validation `labels`, integers (n,). An IDX file is
+MNIST's format (http://yann.lecun.com/exdb/mnist/): `…images-idx3-ubyte`, gzipped or not, with its labels in the file of
+the same name with `labels-idx1`.
 """
 
+import contextlib
 import gzip
 import hashlib
+import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from rmt_edge.decoding import IMAGE_SUFFIXES, decoded_by_workers, default_workers, fit, no_image, read_image
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.preprocess import Preprocessing, normalise
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Dataset:
     """Images by index, with labels where there are any.
 
     labels: (n,) int64 or None. num_classes: the number of class folders, None where only the labels tell.
-    sha256: of the file; of a folder, of its files' names and sizes.
+    sha256: of the file; of a folder, of its files' names and sizes. files: of a folder, in the order of the images.
+    class_names: of class folders, by class number.
     """
 
     path: Path
@@ -38,6 +43,8 @@ class Dataset:
     num_classes: int | None
     sha256: str
     read: Callable[[int], Image.Image]
+    files: tuple[Path, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -50,34 +57,52 @@ class Dataset:
         """Resized, cropped RGB pixels. (len(indices), height, width, 3), uint8."""
         return np.stack([fit(self.read(i), preprocessing) for i in indices])
 
+    def name(self, index: int) -> str:
+        """An image's file within the folder, or its number."""
+        return self.files[index].relative_to(self.path).as_posix() if self.files else str(index)
+
     def batches(
-        self, preprocessing: Preprocessing, batch: int, limit: int | None = None
+        self,
+        preprocessing: Preprocessing,
+        batch: int,
+        limit: int | None = None,
+        start: int = 0,
+        workers: int | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Network inputs (b, 3, h, w) float32 and labels (b,), in order, the last batch smaller."""
+        """Network inputs (b, 3, h, w) float32 and labels (b,), in order, the last batch smaller.
+
+        limit, start: the images before the limit, from start on. workers: processes that decode the files of a folder,
+        0 for this one, by default as many as pay.
+        """
         count = self.count if limit is None else min(limit, self.count)
-        for start in range(0, count, batch):
-            indices = list(range(start, min(start + batch, count)))
-            labels = None if self.labels is None else self.labels[indices]
-            yield normalise(self.pixels(indices, preprocessing), preprocessing), labels
+        pieces = [range(i, min(i + batch, count)) for i in range(start, count, batch)]
+        if workers is None:
+            workers = default_workers(count - start)
+        pixels: Generator[np.ndarray, None, None]
+        if workers and self.files:
+            files = self.files
+            pixels = decoded_by_workers([[files[i] for i in piece] for piece in pieces], preprocessing, workers)
+        else:
+            pixels = (self.pixels(list(piece), preprocessing) for piece in pieces)
+        with contextlib.closing(pixels):
+            for piece, images in zip(pieces, pixels, strict=True):
+                labels = None if self.labels is None else self.labels[list(piece)]
+                yield normalise(images, preprocessing), labels
 
 
-def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resize (bicubic) to cover the target over crop_ratio, crop the centre. Returns (height, width, 3) uint8."""
-    image = image.convert("RGB")
-    height, width = preprocessing.height, preprocessing.width
-    scale = max(height / image.height, width / image.width) / preprocessing.crop_ratio
-    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    return np.asarray(image.crop((left, top, left + width, top + height)))
+def open_dataset(path: str | Path, labels_file: str | Path | None = None) -> Dataset:
+    """The data set at a path; its kind follows from what lies there. No image of a folder is read.
 
-
-def open_dataset(path: str | Path) -> Dataset:
-    """The data set at a path; its kind follows from what lies there."""
+    labels_file: the labels of a flat folder, a line `name label` for each image.
+    """
     path = Path(path)
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, None if labels_file is None else Path(labels_file))
+    if labels_file is not None:
+        raise RmtEdgeError(
+            f"--labels {labels_file} is given, but {path} is no folder.",
+            "it labels a flat folder of images; an .npz and an IDX file have labels of their own.",
+        )
     if not path.exists():
         raise RmtEdgeError(f"There is no data set at {path}.", do="Pass an image folder, an .npz or an IDX file.")
     if path.suffix == ".npz":
@@ -105,7 +130,7 @@ def check_labels(dataset: Dataset, num_classes: int) -> np.ndarray:
     if dataset.labels is None:
         raise RmtEdgeError(
             f"{dataset.path} has no labels.",
-            "accuracy needs them: one folder per class, `labels` in an .npz, or the IDX file of labels beside it.",
+            "accuracy needs them: class folders, --labels, `labels` in an .npz, or the IDX file of labels beside it.",
         )
     largest = int(dataset.labels.max())
     if largest >= num_classes or dataset.num_classes not in (None, num_classes):
@@ -117,45 +142,73 @@ def check_labels(dataset: Dataset, num_classes: int) -> np.ndarray:
     return dataset.labels
 
 
-def _open_folder(path: Path) -> Dataset:
-    files = sorted(x for x in path.rglob("*") if x.is_file() and not x.name.startswith("."))
-    if not files:
+def _open_folder(path: Path, labels_file: Path | None) -> Dataset:
+    found = sorted(_files_under(path, ()))
+    if not found:
         raise RmtEdgeError(
             f"The folder {path} holds no images.", f"looked for {', '.join(IMAGE_SUFFIXES)}, in subfolders too."
         )
-    for file in files:
-        if file.suffix.lower() not in IMAGE_SUFFIXES:
-            raise _no_image(file)
-    loose = [x for x in files if x.parent == path]
-    if loose and len(loose) < len(files):
+    for parts, _ in found:
+        if os.path.splitext(parts[-1])[1].lower() not in IMAGE_SUFFIXES:
+            raise no_image(path.joinpath(*parts))
+    loose = [parts for parts, _ in found if len(parts) == 1]
+    if loose and len(loose) < len(found):
         raise RmtEdgeError(
-            f"{loose[0]} lies beside folders of images.",
+            f"{path / loose[0][0]} lies beside folders of images.",
             "a data set is a folder of images or a folder of class folders.",
         )
-    labels, num_classes = None, None
-    if not loose:
-        classes = [x.relative_to(path).parts[0] for x in files]
-        names = {name: index for index, name in enumerate(sorted(set(classes)))}
-        labels, num_classes = np.array([names[x] for x in classes], np.int64), len(names)
-    listing = "\n".join(f"{x.relative_to(path)} {x.stat().st_size}" for x in files)
-    digest = hashlib.sha256(listing.encode()).hexdigest()
-    return Dataset(path, len(files), labels, num_classes, digest, lambda i: _read_image(files[i]))
+    files = tuple(path.joinpath(*parts) for parts, _ in found)
+    listing = "\n".join(f"{'/'.join(parts)} {size}" for parts, size in found)
+    labels, class_names = None, None
+    if labels_file is not None:
+        labels = _read_labels(labels_file, [parts[-1] for parts, _ in found], has_classes=not loose)
+        listing += "\n" + "\n".join(str(x) for x in labels.tolist())
+    elif not loose:
+        class_names = tuple(sorted({parts[0] for parts, _ in found}))
+        number = {name: index for index, name in enumerate(class_names)}
+        labels = np.array([number[parts[0]] for parts, _ in found], np.int64)
+    digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
+    num_classes = len(class_names) if class_names else None
+    return Dataset(path, len(files), labels, num_classes, digest, lambda i: read_image(files[i]), files, class_names)
 
 
-def _read_image(path: Path) -> Image.Image:
+def _files_under(folder: Path, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Each file's parts below the data set's folder and its size; hidden ones are left out."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            parts = (*above, entry.name)
+            if entry.is_dir():
+                yield from _files_under(folder / entry.name, parts)
+            elif entry.is_file():
+                yield parts, entry.stat().st_size
+
+
+def _read_labels(path: Path, names: list[str], has_classes: bool) -> np.ndarray:
+    """The label of each name, from lines `name label`. (n,) int64."""
+    if has_classes:
+        raise RmtEdgeError(f"--labels {path} is given, but the data set has class folders, which are labels already.")
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _no_image(path, f" ({error})") from error
-
-
-def _no_image(path: Path, detail: str = "") -> RmtEdgeError:
-    return RmtEdgeError(
-        f"{path} is not an image{detail}.",
-        f"a data set folder holds images only: {', '.join(IMAGE_SUFFIXES)}.",
-        "Remove the file, or replace it by a readable image.",
-    )
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RmtEdgeError(f"The labels {path} cannot be read: {error}.") from error
+    labels: dict[str, int] = {}
+    for number, words in enumerate(lines, 1):
+        if words and (len(words) != 2 or not words[1].isdecimal()):
+            raise RmtEdgeError(
+                f"{path}, line {number}: {' '.join(words)!r}.",
+                "a line is the name of an image file and its class number, from 0.",
+            )
+        if words:
+            labels[words[0]] = int(words[1])
+    missing = [name for name in names if name not in labels]
+    if missing:
+        raise RmtEdgeError(
+            f"{path} has no label for {len(missing)} of {len(names)} images, the first {missing[0]}.",
+            "every image of the folder needs a line.",
+        )
+    return np.array([labels[name] for name in names], np.int64)
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:

@@ -14,7 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.accuracy import BATCH, KEPT, Run, accuracy, checked_max_drop, logits_of, write_predictions
+from rmt_edge.accuracy import (
+    BATCH,
+    Run,
+    accuracy,
+    checked_confidence,
+    checked_max_drop,
+    judgement,
+    logits_of,
+    top_of,
+    write_predictions,
+)
 from rmt_edge.artifact import ENGINE, ONNX, Manifest, output_folder, parent_of, read_manifest
 from rmt_edge.bundle import INDEX, LIBRARIES, SUFFIX, Index, read_folder, subset_of, unpack
 from rmt_edge.engine import LIBRARIES as DEFAULT_LIBRARIES
@@ -22,7 +32,8 @@ from rmt_edge.engine import load_backend
 from rmt_edge.engine_runner import EngineRunner, check_library
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.machine import this_machine
-from rmt_edge.metrics import relative_error, sqnr_db, top_classes
+from rmt_edge.metrics import relative_error, sqnr_db
+from rmt_edge.paired import worst_images
 from rmt_edge.plugin.load import library_path
 from rmt_edge.preprocess import Preprocessing
 from rmt_edge.subset import IMAGES
@@ -46,7 +57,12 @@ class Subject:
 
 
 def validate_engine(
-    engine: Path, runner: Run, bundle: Path | None = None, output: Path | None = None, max_drop: float | None = None
+    engine: Path,
+    runner: Run,
+    bundle: Path | None = None,
+    output: Path | None = None,
+    max_drop: float | None = None,
+    confidence: float | None = None,
 ) -> tuple[Path, Manifest]:
     """Write the predictions of an engine and, in their manifest, its accuracy; returns both.
 
@@ -65,22 +81,29 @@ def validate_engine(
         {"runtime": runtime, "machine": machine},
     )
     path = (output or engine.parent) / f"{engine.stem}.predictions.npz"
-    return _validate(subject, runner, unpacked(bundle or engine.parent), path, max_drop)
+    return _validate(subject, runner, unpacked(bundle or engine.parent), path, max_drop, confidence)
 
 
 def validate_onnx(
-    onnx_path: Path, runner: Run, bundle: Path, output: Path | None = None, max_drop: float | None = None
+    onnx_path: Path,
+    runner: Run,
+    bundle: Path,
+    output: Path | None = None,
+    max_drop: float | None = None,
+    confidence: float | None = None,
 ) -> tuple[Path, Manifest]:
     """As validate_engine, of an ONNX file that is in the bundle; writes `<onnx>.subset.predictions.npz`."""
     manifest = read_manifest(onnx_path, ONNX)
     subject = Subject(onnx_path, manifest, manifest.sha256, range(1, BATCH + 1), {"runtime": "ONNX Runtime, CPU"})
     path = (output or onnx_path.parent) / f"{onnx_path.stem}.subset.predictions.npz"
-    return _validate(subject, runner, unpacked(bundle), path, max_drop)
+    return _validate(subject, runner, unpacked(bundle), path, max_drop, confidence)
 
 
-def _validate(subject: Subject, runner: Run, folder: Path, path: Path, max_drop: float | None) -> tuple[Path, Manifest]:
+def _validate(
+    subject: Subject, runner: Run, folder: Path, path: Path, max_drop: float | None, confidence: float | None
+) -> tuple[Path, Manifest]:
     start = time.monotonic()
-    max_drop = checked_max_drop(max_drop)
+    max_drop, confidence = checked_max_drop(max_drop), checked_confidence(confidence)
     index = read_folder(folder)
     check_in_bundle(subject, index, folder)
     output_folder(path.parent)
@@ -91,8 +114,8 @@ def _validate(subject: Subject, runner: Run, folder: Path, path: Path, max_drop:
     logits = np.concatenate(list(found))
     if logits.shape != reference.shape:
         raise RmtEdgeError(f"{subject.path.name} gives logits of shape {logits.shape}, the bundle's {reference.shape}.")
-    reference_classes, classes = (top_classes(x, KEPT).astype(np.int32) for x in (reference, logits))
-    metrics = accuracy(reference_classes, classes, subset.labels)
+    wanted, top = top_of(reference), top_of(logits)
+    metrics = accuracy(wanted.classes, top.classes, subset.labels)
     dataset = index.validation["dataset"]
     details = {
         **metrics,
@@ -100,8 +123,8 @@ def _validate(subject: Subject, runner: Run, folder: Path, path: Path, max_drop:
         **subject.facts,
         "images": len(subset),
         "dataset_images": dataset["images"],
-        "max_drop_points": max_drop,
-        "within_max_drop": metrics["drop_points"] <= max_drop,
+        "worst_images": worst_images(wanted, top, subset.labels),
+        **judgement(wanted.classes, top.classes, subset.labels, max_drop, confidence),
     }
     parents = [
         parent_of(subject.path, subject.manifest),
@@ -110,7 +133,9 @@ def _validate(subject: Subject, runner: Run, folder: Path, path: Path, max_drop:
         {"name": IMAGES, "sha256": str(index.sha256_of(IMAGES))},
     ]
     seconds = time.monotonic() - start
-    manifest = write_predictions(path, classes, parents, subject.manifest.recipe, details, seconds)
+    manifest = write_predictions(
+        path, top.classes, parents, subject.manifest.recipe, details, seconds, top.scores, subset.labels
+    )
     logger.info(
         "validate: %s, %d images, top-1 %.2f %%, drop %.2f points, in %.1f s",
         subject.path.name, len(subset), metrics["top1_percent"], metrics["drop_points"], seconds,

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -167,3 +168,63 @@ def test_a_class_count_that_does_not_fit_the_labels_is_refused(folder, tmp_path)
     with pytest.raises(RmtEdgeError, match=r"The classifier has 10 classes, but .* has labels up to 10"):
         check_labels(open_dataset(tmp_path / "a.npz"), 10)
     assert len(check_labels(open_dataset(tmp_path / "a.npz"), 11)) == 2
+
+
+@pytest.fixture
+def flat(folder, tmp_path):
+    """A flat folder of three images and their labels file, in another order, with a line for an image elsewhere."""
+    (tmp_path / "val.txt").write_text("2.png 7\n1.png 0\n\n9.png 3\n0.png 65\n")
+    return folder / "dog", tmp_path / "val.txt"
+
+
+def test_the_labels_of_a_flat_folder_come_from_a_file(flat):
+    dataset = open_dataset(*flat)
+    assert [dataset.name(i) for i in range(3)] == ["0.png", "1.png", "2.png"]
+    assert dataset.labels.tolist() == [65, 0, 7]
+    assert check_labels(dataset, 66).tolist() == [65, 0, 7]
+    with pytest.raises(RmtEdgeError, match="labels up to 65"):
+        check_labels(dataset, 65)
+
+
+def test_other_labels_are_another_data_set(flat):
+    before = open_dataset(*flat).sha256
+    assert before != open_dataset(flat[0]).sha256
+    flat[1].write_text("0.png 65\n1.png 0\n2.png 8\n")
+    assert before != open_dataset(*flat).sha256
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("0.png 1\n1.png\n", r"line 2: '1\.png'"),
+        ("0.png -1\n", r"line 1: '0\.png -1'"),
+        ("0.png 1\n1.png 2\n", r"no label for 1 of 3 images, the first 2\.png"),
+    ],
+)
+def test_wrong_labels_files_are_refused(flat, content, match):
+    flat[1].write_text(content)
+    with pytest.raises(RmtEdgeError, match=match):
+        open_dataset(*flat)
+
+
+def test_labels_are_refused_where_there_is_no_place_for_them(flat, folder, tmp_path):
+    with pytest.raises(RmtEdgeError, match="has class folders, which are labels already"):
+        open_dataset(folder, flat[1])
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4), np.uint8))
+    with pytest.raises(RmtEdgeError, match=r"--labels .* is given, but .*a\.npz is no folder"):
+        open_dataset(tmp_path / "a.npz", flat[1])
+    with pytest.raises(RmtEdgeError, match=r"The labels .*nowhere cannot be read"):
+        open_dataset(flat[0], tmp_path / "nowhere")
+
+
+def test_a_large_folder_opens_quickly_and_unread(tmp_path):
+    """1,000 class folders of five files that hold nothing: whoever read one would raise."""
+    for i in range(1000):
+        (tmp_path / f"n{i:08}").mkdir()
+        for j in range(5):
+            (tmp_path / f"n{i:08}" / f"{j}.JPEG").touch()
+    start = time.process_time()
+    dataset = open_dataset(tmp_path)
+    assert time.process_time() - start < 2.0
+    assert (len(dataset), dataset.num_classes, dataset.class_names[7]) == (5000, 1000, "n00000007")
+    assert dataset.name(4999) == "n00000999/4.JPEG"

@@ -31,6 +31,8 @@ DEVICE_SIDE = (
     "subset",
     "bundle",
     "engine_accuracy",
+    "paired",
+    "resume",
     "engine",
     "engine_layers",
     "builder_config",

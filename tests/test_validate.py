@@ -1,18 +1,28 @@
 """Accuracy against the checkpoint, its record, and the limit."""
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rmt_edge.accuracy import accuracy, drop_message, predict
 from rmt_edge.artifact import PREDICTIONS, manifest_path, read_manifest
 from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.onnx_runner import OnnxRunner
+from rmt_edge.resume import partial_path
 from rmt_edge.validate import validate
-from tests.conftest import SMALL
+from tests.conftest import ROOT, SMALL
 
 
 @pytest.fixture
@@ -115,3 +125,152 @@ def test_nan_logits_are_refused(images):
 def test_a_senseless_limit_is_refused(onnx_files, checkpoint, images, tmp_path, limit):
     with pytest.raises(RmtEdgeError, match="--max-drop is"):
         validate(onnx_files["fp16"], checkpoint, images, tmp_path, max_drop=limit)
+
+
+# Runs `rmt-edge validate` on its arguments and, to leave time for a kill, waits after each batch.
+SLOWLY = """
+import sys, time
+from rmt_edge import resume
+from rmt_edge.cli import main
+append = resume.Partial.append
+def slowly(self, top):
+    append(self, top)
+    time.sleep(0.2)
+resume.Partial.append = slowly
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def class_folders(tmp_path_factory):
+    """300 tiny images in ten class folders."""
+    folder = tmp_path_factory.mktemp("images") / "set"
+    rng = np.random.default_rng(3)
+    for i in range(300):
+        (folder / f"class{i % 10}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"class{i % 10}" / f"{i:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(onnx_files, checkpoint, class_folders, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    validate(onnx_files["fp16"], checkpoint, class_folders, folder, max_drop=100, workers=0)
+    return folder
+
+
+@pytest.mark.parametrize("killed_in", ["nano.reference.predictions.npz", "nano.fp16.predictions.npz"])
+def test_a_killed_run_continues_to_the_same_arrays(
+    killed_in, onnx_files, checkpoint, class_folders, uninterrupted, tmp_path, caplog
+):
+    (tmp_path / "slowly.py").write_text(SLOWLY)
+    arguments = [
+        "validate",
+        onnx_files["fp16"],
+        "--checkpoint",
+        checkpoint,
+        "--data",
+        class_folders,
+        "--max-drop",
+        "100",
+    ]
+    out, part = tmp_path / "out", partial_path(tmp_path / "out" / killed_in)
+    process = subprocess.Popen(
+        [sys.executable, "slowly.py", *map(str, arguments), "--output", out, "--workers", "1"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    size = 50 * 5 * 8  # bytes of a batch
+    deadline = time.monotonic() + 120
+    while not part.exists() or part.stat().st_size < 2 * size:
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert children, "no worker process was found"
+    assert not (out / killed_in).exists()
+    with part.open("ab") as file:
+        file.write(b"half a chunk")
+
+    with caplog.at_level("INFO"):
+        _, manifest = validate(onnx_files["fp16"], checkpoint, class_folders, out, max_drop=100, workers=0)
+    assert f"{killed_in}: continuing after" in caplog.text
+    assert not list(out.glob("*.part"))
+    for name in ("nano.reference.predictions.npz", "nano.fp16.predictions.npz"):
+        with np.load(out / name) as found, np.load(uninterrupted / name) as expected:
+            assert set(found) == set(expected) == {"classes", "scores", "labels"}
+            assert all(found[key].tobytes() == expected[key].tobytes() for key in found)
+    resumed_images = read_manifest(out / killed_in, PREDICTIONS).details["resumed_images"]
+    assert 100 <= resumed_images < 300 and resumed_images % 50 == 0
+    expected = read_manifest(uninterrupted / "nano.fp16.predictions.npz", PREDICTIONS).details
+    assert manifest.details | {"resumed_images": 0} == expected
+    _wait_for_the_end_of(children)
+
+
+def _wait_for_the_end_of(processes):
+    deadline = time.monotonic() + 20
+    while running := [x for x in processes if Path(f"/proc/{x}").exists() and "Z" not in _state(x)]:
+        assert time.monotonic() < deadline, running
+        time.sleep(0.05)
+
+
+def _state(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+def test_class_folders_name_their_classes_and_images(uninterrupted):
+    details = read_manifest(uninterrupted / "nano.fp16.predictions.npz", PREDICTIONS).details
+    assert [x["name"] for x in details["per_class"]] == [f"class{i}" for i in range(10)]
+    assert all(x["images"] == 30 for x in details["per_class"])
+    assert details["worst_images"][0]["name"].startswith("class")
+    assert details["interval_method"].startswith("score interval")
+    assert set(details["flips"]) == {"right_to_wrong", "wrong_to_right", "wrong_to_other_wrong"}
+    assert 0 <= details["mcnemar_p"] <= 1
+
+
+def test_the_scores_are_the_logits_of_the_classes(onnx_files, checkpoint, images, tmp_path):
+    path, _ = validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
+    ((batch, _),) = open_dataset(images).batches(SMALL, 60)
+    logits = np.concatenate([OnnxRunner(onnx_files["fp32"])(batch[:50]), OnnxRunner(onnx_files["fp32"])(batch[50:])])
+    with np.load(path) as arrays:
+        assert np.array_equal(arrays["scores"], np.take_along_axis(logits, arrays["classes"], axis=1))
+
+
+def test_an_image_that_breaks_in_a_worker_is_named(onnx_files, checkpoint, class_folders, tmp_path):
+    broken = tmp_path / "set"
+    shutil.copytree(class_folders, broken)
+    (broken / "class4" / "014.png").write_bytes(b"no image")
+    with pytest.raises(RmtEdgeError, match=r"class4/014\.png is not an image"):
+        validate(onnx_files["fp16"], checkpoint, broken, tmp_path, max_drop=100, workers=1)
+
+
+def test_with_a_confidence_the_upper_end_is_held_to_the_limit(onnx_files, checkpoint, own_labels, tmp_path):
+    """No image lost of 60: no drop was seen, but one of 4 points cannot be ruled out."""
+    _, manifest = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=1)
+    assert manifest.details["within_max_drop"] and manifest.details["confidence"] is None
+    _, manifest = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=1, confidence=0.95)
+    details = manifest.details
+    assert not details["within_max_drop"] and details["confidence"] == 0.95
+    assert details["drop_upper_points"] == pytest.approx(100 * 1.6449**2 / (60 + 1.6449**2), abs=0.01)
+    assert re.search(
+        r"loses 0\.00 points .*95 % interval of the loss -6\.02 to \+6\.02\); "
+        r"with 95\.0% confidence up to 4\.31, more than the 1 that --max-drop allows",
+        drop_message(manifest),
+    )
+    _, manifest = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=5, confidence=0.95)
+    assert manifest.details["within_max_drop"]
+
+
+@pytest.mark.parametrize("confidence", [0.4, 1, 95, float("nan")])
+def test_a_senseless_confidence_is_refused(onnx_files, checkpoint, images, tmp_path, confidence):
+    with pytest.raises(RmtEdgeError, match="--confidence is"):
+        validate(onnx_files["fp16"], checkpoint, images, tmp_path, confidence=confidence)
+
+
+def test_a_senseless_number_of_workers_is_refused(onnx_files, checkpoint, images, tmp_path):
+    with pytest.raises(RmtEdgeError, match="--workers is -1"):
+        validate(onnx_files["fp16"], checkpoint, images, tmp_path, workers=-1)

@@ -60,7 +60,7 @@ def _validate_engine(args: argparse.Namespace) -> tuple[Path, Manifest]:
             "An engine is validated on the subset in its bundle.", do="Leave --checkpoint and --data out."
         )
     with open_engine(args.subject, args.libraries) as runner:
-        return validate_engine(args.subject, runner, args.bundle, args.output, args.max_drop)
+        return validate_engine(args.subject, runner, args.bundle, args.output, args.max_drop, args.confidence)
 
 
 def _validate_onnx(args: argparse.Namespace) -> tuple[Path, Manifest]:
@@ -73,13 +73,16 @@ def _validate_onnx(args: argparse.Namespace) -> tuple[Path, Manifest]:
             raise RmtEdgeError(
                 "--bundle holds the labels and the float32 model's logits.", do="Leave --checkpoint and --data out."
             )
-        return validate_onnx(args.subject, OnnxRunner(args.subject), args.bundle, args.output, args.max_drop)
+        runner = OnnxRunner(args.subject)
+        return validate_onnx(args.subject, runner, args.bundle, args.output, args.max_drop, args.confidence)
     if args.checkpoint is None or args.data is None:
         raise RmtEdgeError(
             f"{args.subject} is validated against its checkpoint on labelled images.",
             do="Pass --checkpoint and --data, or a bundle that it is in with --bundle.",
         )
-    return run(args.subject, args.checkpoint, args.data, args.output, args.max_drop)
+    return run(
+        args.subject, args.checkpoint, args.data, args.output, args.max_drop, args.confidence, args.labels, args.workers
+    )
 
 
 def report(args: argparse.Namespace) -> None:
@@ -91,23 +94,24 @@ def report(args: argparse.Namespace) -> None:
 
 def deploy(args: argparse.Namespace) -> None:
     """Quantise, export, build, validate and report, in one go."""
-    from rmt_edge.accuracy import drop_message
+    from rmt_edge.accuracy import checked_confidence, checked_max_drop, drop_message
     from rmt_edge.data import check_labels, open_dataset
     from rmt_edge.engine import build, check_plugin_library, load_backend
     from rmt_edge.export import export
     from rmt_edge.model.checkpoint import load_checkpoint
     from rmt_edge.quantize import calibration_set, quantize
     from rmt_edge.report import report
-    from rmt_edge.validate import validate
+    from rmt_edge.validate import checked_workers, validate
 
     start = time.monotonic()
     # What can be refused is refused before the first long step.
+    checked_max_drop(args.max_drop), checked_confidence(args.confidence), checked_workers(args.workers)
     recipes = [load_recipe(name) for name in args.recipes]
     profile = load_profile(args.device)
     load_backend(profile.backend)
     check_plugin_library(args.retention, args.libraries)
     num_classes = load_checkpoint(args.checkpoint, args.weights).num_classes
-    check_labels(open_dataset(args.data), num_classes)
+    check_labels(open_dataset(args.data, args.labels), num_classes)
     for recipe in recipes:
         if recipe.precision == "int8":
             calibration_set(recipe, args.calibration)
@@ -120,7 +124,9 @@ def deploy(args: argparse.Namespace) -> None:
         quantized = quantize(args.checkpoint, recipe, args.output, args.calibration, preprocessing, args.weights)
         onnx = export(quantized)
         engine = build(onnx, profile, retention=args.retention, libraries=args.libraries)
-        predictions, manifest = validate(onnx, args.checkpoint, args.data, max_drop=args.max_drop)
+        predictions, manifest = validate(
+            onnx, args.checkpoint, args.data, None, args.max_drop, args.confidence, args.labels, args.workers
+        )
         made += [quantized, onnx, engine, predictions]
         if not manifest.details["within_max_drop"]:
             too_large.append(drop_message(manifest))

@@ -1,0 +1,115 @@
+"""Image files to pixels of the network's size, in this process or ahead of it in worker processes.
+
+Workers are spawned: a fork would copy the threads' locks of PyTorch and ONNX Runtime. Of a set of any size only
+AHEAD batches per worker lie in memory.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.preprocess import Preprocessing
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+# A spawned worker starts in about half a second, in which one process decodes that many photographs (ImageNet's JPEGs,
+# 500x375 on average, at about 4 ms): below it workers cost more than they save.
+FEW_IMAGES = 256
+MAX_WORKERS = 8
+AHEAD = 2  # batches under way per worker: one that is decoded, one that waits
+
+
+def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resize (bicubic) to cover the target over crop_ratio, crop the centre. Returns (height, width, 3) uint8."""
+    image = image.convert("RGB")
+    height, width = preprocessing.height, preprocessing.width
+    scale = max(height / image.height, width / image.width) / preprocessing.crop_ratio
+    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file as RGB, or an error that names it."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise no_image(path, f" ({error})") from error
+
+
+def no_image(path: Path, detail: str = "") -> RmtEdgeError:
+    """The error for a file of a data set that is no image."""
+    return RmtEdgeError(
+        f"{path} is not an image{detail}.",
+        f"a data set folder holds images only: {', '.join(IMAGE_SUFFIXES)}.",
+        "Remove the file, or replace it by a readable image.",
+    )
+
+
+def decode(paths: list[Path], preprocessing: Preprocessing) -> np.ndarray:
+    """The pixels of image files. (len(paths), height, width, 3) uint8."""
+    return np.stack([fit(read_image(path), preprocessing) for path in paths])
+
+
+def default_workers(images: int) -> int:
+    """Half the cores, the model takes the others; none for few images."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if images < FEW_IMAGES else min(cores // 2, MAX_WORKERS)
+
+
+def decoded_by_workers(
+    batches: Iterable[list[Path]], preprocessing: Preprocessing, workers: int
+) -> Generator[np.ndarray, None, None]:
+    """The pixels of each batch of files, in order, decoded ahead in that many processes."""
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    try:
+        yield from in_order(executor, partial(decode, preprocessing=preprocessing), batches, AHEAD * workers)
+    except BrokenProcessPool as error:
+        raise RmtEdgeError(
+            "A process that decodes images has ended.",
+            "the system ends processes when memory runs out; and a script of your own must call rmt-edge below "
+            "`if __name__ == '__main__':`, as each worker imports it.",
+            "Decode in one process: --workers 0.",
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def in_order(
+    executor: Executor, work: Callable[[list[Path]], np.ndarray], batches: Iterable[list[Path]], ahead: int
+) -> Generator[np.ndarray, None, None]:
+    """The results of work on each batch, in order, with at most `ahead` of them begun and not yet taken."""
+    under_way: deque = deque()
+    for batch in batches:
+        under_way.append(executor.submit(work, batch))
+        if len(under_way) == ahead:
+            yield under_way.popleft().result()
+    while under_way:
+        yield under_way.popleft().result()
+
+
+def _start_worker() -> None:
+    """In a worker: leave Ctrl-C to the parent, and end with it even where it was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

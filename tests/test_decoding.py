@@ -1,0 +1,103 @@
+"""Images decoded ahead: in order, a few batches at a time, an error naming its file."""
+
+import multiprocessing
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rmt_edge import decoding
+from rmt_edge.data import open_dataset
+from rmt_edge.decoding import AHEAD, decoded_by_workers, default_workers, in_order
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.preprocess import Preprocessing
+
+SQUARE = Preprocessing(32, 32, crop_ratio=1.0)
+
+
+class CountingReader:
+    """Stands in for decoding: counts the batches begun and not yet taken."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.begun = self.taken = self.peak = 0
+
+    def __call__(self, batch):
+        with self.lock:
+            self.begun += 1
+            self.peak = max(self.peak, self.begun - self.taken)
+        return np.array(batch)
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_batches_come_in_order_and_few_are_under_way(ahead):
+    reader = CountingReader()
+    batches = [[i] for i in range(40)]
+    with ThreadPoolExecutor(4) as executor:
+        for i, found in enumerate(in_order(executor, reader, batches, ahead)):
+            assert found.tolist() == [i]
+            reader.taken += 1
+    assert reader.begun == 40
+    # Those under way, and the one that the consumer holds without having come back for the next.
+    assert reader.peak <= ahead
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        (tmp_path / "set" / f"c{i % 3}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(
+            tmp_path / "set" / f"c{i % 3}" / f"{i:02}.png"
+        )
+    return tmp_path / "set"
+
+
+def test_workers_give_what_one_process_gives(folder):
+    dataset = open_dataset(folder)
+    alone = list(dataset.batches(SQUARE, 4, workers=0))
+    ahead = list(dataset.batches(SQUARE, 4, workers=2))
+    assert len(alone) == len(ahead) == 8
+    for (images, labels), (expected, expected_labels) in zip(ahead, alone, strict=True):
+        assert np.array_equal(images, expected) and np.array_equal(labels, expected_labels)
+    (images, _), *_ = dataset.batches(SQUARE, 4, start=8, workers=0)
+    assert np.array_equal(images, alone[2][0])
+
+
+def test_a_reader_that_stops_early_leaves_no_worker(folder):
+    before = len(multiprocessing.active_children())
+    batches = open_dataset(folder).batches(SQUARE, 4, workers=2)
+    next(batches)
+    assert len(multiprocessing.active_children()) > before
+    batches.close()
+    assert len(multiprocessing.active_children()) == before
+
+
+def test_a_worker_that_was_killed_is_told(folder):
+    batches = open_dataset(folder).batches(SQUARE, 1, workers=1)
+    next(batches)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(RmtEdgeError, match=r"decodes images has ended[\s\S]*--workers 0") as caught:
+        list(batches)
+    assert isinstance(caught.value.__cause__, BrokenProcessPool)
+
+
+def test_few_images_are_decoded_in_this_process(monkeypatch):
+    monkeypatch.setattr(decoding.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    assert default_workers(decoding.FEW_IMAGES - 1) == 0
+    assert default_workers(50_000) == 6
+    monkeypatch.setattr(decoding.os, "sched_getaffinity", lambda _: set(range(96)), raising=False)
+    assert default_workers(50_000) == decoding.MAX_WORKERS
+    monkeypatch.setattr(decoding.os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert default_workers(50_000) == 0
+
+
+def test_a_batch_ahead_waits_for_each_worker(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(decoding, "in_order", lambda executor, work, batches, ahead: iter([seen.append(ahead)]))
+    list(decoded_by_workers([], SQUARE, 3))
+    assert seen == [3 * AHEAD]
