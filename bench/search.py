@@ -22,7 +22,7 @@ import argparse
 import contextlib
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def rmt_s_record(args: argparse.Namespace) -> dict[str, Any]:
         np.savez(args.folder / f"rmt_s.{name}.npz", images=rng.integers(0, 256, (count, 224, 224, 3), dtype=np.uint8))
     sets = ImageSets(args.folder / "rmt_s.calibration.npz", args.folder / "rmt_s.selection.npz")
     recipe = replace(load_recipe("int8"), images=32, batch=8)
-    budget = Budget(1.0, "agreement")
+    budget = Budget(5.0, "agreement")
     found = searched(checkpoint, recipe, sets, budget, args)
     return header("search_rmt_s") | {
         "variant": "rmt_s",
@@ -143,7 +143,7 @@ def searched(
         "checkpoint": parent_of(checkpoint),
         "selection": open_dataset(sets.selection).as_parent(),
         "images": sets.count or len(open_dataset(sets.selection)),
-        "budget": {"points": budget.points, "metric": budget.metric, "held_against": budget.held_against},
+        "budget": asdict(budget),
         "device": load_profile(args.device).name,
     }
     known = json.loads(path.read_text()) if path.is_file() else {}

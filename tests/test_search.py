@@ -11,6 +11,7 @@ import rmt_edge.search
 from rmt_edge.artifact import write_json
 from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.metrics import drop_interval_points
 from rmt_edge.model.layers import layers_of
 from rmt_edge.outcome import Outcomes
 from rmt_edge.profile import DeviceProfile
@@ -81,7 +82,7 @@ def test_all_that_saves_time_is_in_int8_where_nothing_is_lost(checkpoint, sets, 
 def test_all_is_fp16_where_the_budget_is_zero_and_everything_hurts(checkpoint, sets, tmp_path, monkeypatch):
     def hurting(self, outcomes, row, labels):
         differs = bool(outcomes.noise[row].any())
-        return {"lost_points": 5.0 * differs, "lost_interval_points": [0.0, 6.0], "is_within_budget": not differs}
+        return {"lost_points": 5.0 * differs, "lost_upper_points": 6.0, "is_within_budget": not differs}
 
     monkeypatch.setattr(rmt_edge.search.Budget, "loss", hurting)
     paths = search(checkpoint, RECIPE, tmp_path, sets, Budget(0.0), PROFILE)
@@ -94,7 +95,7 @@ def test_all_is_fp16_where_the_budget_is_zero_and_everything_hurts(checkpoint, s
 
 
 def test_the_group_that_int8_breaks_stays_in_fp16(broken, sets, tmp_path):
-    record, chosen = result(search(broken, RECIPE, tmp_path, sets, Budget(0.0, "agreement"), PROFILE))
+    record, chosen = result(search(broken, RECIPE, tmp_path, sets, Budget(0.0, "agreement", 0.5), PROFILE))
     assert "head" not in chosen["int8_layers"]
     assert chosen["lost_points"] == 0.0
     everything = min(record["candidates"], key=lambda x: x["estimated_latency_ms"])
@@ -110,7 +111,7 @@ def test_the_recipe_it_writes_quantises_exactly_those_layers(checkpoint, sets, t
     paths = search(checkpoint, RECIPE, tmp_path, sets, Budget(100.0, "agreement"), PROFILE)
     _, chosen = result(paths)
     text = paths[1].read_text()
-    assert "# Budget: 100 points of agreement, held against the point." in text
+    assert "# Budget: 100 points of agreement with confidence 0.84." in text
     recipe = load_recipe(paths[1])
     assert sorted(recipe.int8_layers("rmt_nano")) == chosen["int8_layers"]
     assert (recipe.images, recipe.method, recipe.weights) == (8, "max", "per_channel")
@@ -139,13 +140,27 @@ def outcomes_of(reference, quantised):
     return Outcomes(np.array(reference), np.ones(n), np.array([quantised]), np.zeros((1, n)), np.zeros((1, n)))
 
 
-def test_the_budget_is_held_against_the_point_or_the_interval():
+def test_the_budget_is_held_against_the_loss_with_confidence():
     labels = np.zeros(1000, np.int64)
-    outcomes = outcomes_of([0] * 1000, [1] + [0] * 999)  # one image lost of 1,000: 0.1 points, interval to 0.296
-    assert Budget(0.1).loss(outcomes, 0, labels)["is_within_budget"]
-    assert not Budget(0.09).loss(outcomes, 0, labels)["is_within_budget"]
-    assert not Budget(0.2, held_against="interval").loss(outcomes, 0, labels)["is_within_budget"]
-    assert Budget(0.3, held_against="interval").loss(outcomes, 0, labels)["is_within_budget"]
+    outcomes = outcomes_of([0] * 1000, [1] + [0] * 999)  # one image lost of 1,000: 0.1 points
+
+    def is_within(points, confidence):
+        return Budget(points, "top1", confidence).loss(outcomes, 0, labels)["is_within_budget"]
+
+    assert is_within(0.1, 0.5)
+    assert not is_within(0.09, 0.5)
+    upper = Budget(1.0, "top1", 0.975).loss(outcomes, 0, labels)["lost_upper_points"]
+    assert upper == pytest.approx(drop_interval_points(labels == 0, outcomes.classes[0] == 0)[1])
+    assert upper > Budget(1.0).loss(outcomes, 0, labels)["lost_upper_points"] > 0.1
+    assert is_within(upper, 0.975)
+    assert not is_within(upper, 0.99)
+
+
+def test_few_images_vouch_for_nothing_but_fp16(checkpoint, sets, tmp_path):
+    """12 images without a flip leave a loss of points possible."""
+    _, chosen = result(search(checkpoint, RECIPE, tmp_path, sets, Budget(0.1, "agreement", 0.975), PROFILE))
+    assert chosen["int8_layers"] == []
+    assert chosen["lost_upper_points"] > 0.1
 
 
 def test_agreement_counts_every_change_and_top1_only_those_that_lose():
@@ -161,7 +176,7 @@ def test_agreement_counts_every_change_and_top1_only_those_that_lose():
         ((-1.0,), r"--budget is -1[\s\S]*0 to 100"),
         ((float("nan"),), r"--budget is nan"),
         ((1.0, "top5"), r"--metric is 'top5'[\s\S]*top1, agreement"),
-        ((1.0, "top1", "median"), r"--held-against is 'median'[\s\S]*point, interval"),
+        ((1.0, "top1", 1.0), r"--confidence is 1[\s\S]*at least 0\.5"),
     ],
 )
 def test_a_budget_that_means_nothing_is_refused(arguments, message):
@@ -241,7 +256,7 @@ def test_records_that_cannot_be_compared_are_refused(checkpoint, sets, tmp_path)
 def test_no_measured_recipe_within_the_budget_is_said(broken, sets, tmp_path):
     path = latency_record(tmp_path / "all.json", QuantizationRecipe("all", "int8", int8=("*",)), 1.0)
     with pytest.raises(RmtEdgeError, match=r"None of 1 candidates keeps the budget[\s\S]*all[\s\S]*--budget"):
-        search(broken, RECIPE, tmp_path, sets, Budget(0.0, "agreement"), PROFILE, measured=[path])
+        search(broken, RECIPE, tmp_path, sets, Budget(0.0, "agreement", 0.5), PROFILE, measured=[path])
 
 
 def test_the_command_prints_both_paths(checkpoint, sets, tmp_path, capsys):
