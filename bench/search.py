@@ -14,7 +14,8 @@
    latency of the searched one, and the naive placement (recipe int8-naive, residual additions too, whose rounding the
    estimate does not count). Each is quantised, exported and validated as an ONNX file.
 
---rmt-s: the search alone, on RMT-S at 224x224 with random weights (seed 0) and noise, for the time that it takes.
+--rmt-s: `rmt-edge sensitivity` and `search` alone, on RMT-S at 224x224 with random weights (seed 0) and 128 images of
+noise, for the time that they take. sensitivity's seconds include its calibration, whose ranges search then finds there.
 Interrupted, it goes on where it was. The last line of output is the record. --images, --test: a quick look.
 """
 
@@ -46,6 +47,7 @@ from rmt_edge.profile import load_profile
 from rmt_edge.quantize import quantize
 from rmt_edge.recipe import QuantizationRecipe, load_recipe
 from rmt_edge.search import Budget, ImageSets, search
+from rmt_edge.sensitivity import sensitivity
 from rmt_edge.settings import ROOT
 from rmt_edge.validate import validate
 
@@ -86,6 +88,9 @@ def rmt_s_record(args: argparse.Namespace) -> dict[str, Any]:
     sets = ImageSets(args.folder / "rmt_s.calibration.npz", args.folder / "rmt_s.selection.npz")
     recipe = replace(load_recipe("int8"), images=32, batch=8)
     budget = Budget(5.0, "agreement")
+    alone = args.folder / "rmt_s.sensitivity.json"
+    if not alone.is_file() or json.loads(alone.read_text())["images"] != len(open_dataset(sets.selection)):
+        sensitivity(checkpoint, recipe, args.folder, sets.calibration, sets.selection)
     found = searched(checkpoint, recipe, sets, budget, args)
     return header("search_rmt_s") | {
         "variant": "rmt_s",
@@ -93,6 +98,7 @@ def rmt_s_record(args: argparse.Namespace) -> dict[str, Any]:
         "calibration_images": 32,
         **{key: found[key] for key in ("images", "budget", "device", "batch", "seconds", "groups", "candidates")},
         "chosen": found["chosen"],
+        "sensitivity": {key: json.loads(alone.read_text())[key] for key in ("images", "seconds", "groups")},
     }
 
 
