@@ -60,7 +60,7 @@ def add_commands(commands) -> None:
     sub.add_argument(
         "--confidence",
         type=float,
-        help="that no more is lost on further images; 0.5 asks for the loss measured alone (0.84)",
+        help="that no more is lost on further images; 0.5 takes the loss measured (0.5)",
     )
     sub.add_argument("--device", required=True, help="a profile of engines/ with peaks, or a path to one")
     sub.add_argument("--batch", type=int, default=1, help="images at a time (1)")
