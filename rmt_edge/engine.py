@@ -40,7 +40,8 @@ from rmt_edge.engine_layers import layer_counts, layers_by_inspector, layers_in_
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency import has_gpu, median_latency_ms
 from rmt_edge.machine import Gpu, Machine, this_machine
-from rmt_edge.plugin.load import library_path, load_plugins, take_last_error
+from rmt_edge.plugin.load import LIBRARIES, library_path, load_plugins, take_last_error
+from rmt_edge.preflight import check_build
 from rmt_edge.profile import DeviceProfile
 
 # Modules that hold the API of a backend, the first that imports is taken, and what to install without any.
@@ -56,7 +57,6 @@ BACKENDS = {
 }
 RETENTIONS = ("plugin", "native", "auto")
 DEFAULT_RETENTION = "plugin"
-LIBRARIES = Path("build/plugin")
 MAX_ERRORS = 10  # the last lines of the builder's errors in a message
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ def build(
     folder = output_folder(output or onnx_path.parent)
     path = folder / f"{onnx_path.stem}.{profile.name}.{retention}.engine"
     machine = this_machine()
+    check_build(profile, machine, folder)
     gpu = gpu_of(profile, machine)
     remove_leftovers(path)
     with temporary_folder(path) as scratch:

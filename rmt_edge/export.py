@@ -118,14 +118,20 @@ def check_graph(path: Path, variant_name: str) -> dict[str, int]:
 
 
 def check_against_torch(path: Path, model: DeployedRMT, ranges: Ranges, dtype: np.dtype, limit: float) -> float:
-    """The relative error of ONNX Runtime's logits against PyTorch's in float32, on noise."""
+    """The relative error of ONNX Runtime's logits against PyTorch's in float32, on noise.
+
+    limit: of that error; or the error that the INT8 rounding itself makes, if that is larger: through enough rounded
+    tensors FP16 falls to another side so often that the two errors have no more to do with each other.
+    """
     rng = np.random.default_rng(0)
     images = rng.standard_normal((CHECK_IMAGES, 3, model.height, model.width), dtype=np.float32)
     actual = OnnxRunner(path)(images)
     with torch.no_grad(), FakeQuantizedLayers(model, ranges, dtype) as layers:
+        unrounded = model(torch.from_numpy(images)).numpy()
         layers.switch_to(layers.modules)
         expected = model(torch.from_numpy(images)).numpy()
     error = relative_error(actual, expected)
+    limit = max(limit, 1.5 * relative_error(expected, unrounded))  # two unrelated errors of one size: √2
     # Not a user's fault: the graph and the model say different things.
     assert error <= limit, f"{path.name}: ONNX Runtime is {error:.2e} away from PyTorch, more than {limit:.0e}"
     return error

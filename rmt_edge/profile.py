@@ -6,20 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.machine import Gpu, Machine, this_machine
 from rmt_edge.settings import check_choice, check_positive, known_settings, load_settings
 
 BACKENDS = ("tensorrt_rtx", "tensorrt")
 HARDWARE_COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
 FOLDER = "engines"
+AUTO = "auto"
+# Of a profile's memory, what its device shows at least: firmware and carve-outs take the rest (0.92 is left on an L4),
+# and the next smaller device of the same name has three quarters or less.
+MEMORY_SHOWN = 0.85
 
 
 @dataclass(frozen=True)
 class DeviceProfile:
     """A device, the builder's limits on it, and its peaks.
 
-    device: the name that people know. backend: the TensorRT that serves it, tensorrt_versions from the first to the
-    last, both included ("10.3", "11.4"; the first two numbers of a version count). compute_capabilities: of the GPUs
-    that one engine is for, like "8.7"; more than one only with tensorrt_rtx.
+    device: the name that people know. identified_by: words of which a Jetson's device tree or a GPU's name holds one;
+    none: any GPU of these compute capabilities. backend: the TensorRT that serves it, tensorrt_versions from the first
+    to the last, both included ("10.3", "11.4"; the first two numbers of a version count). compute_capabilities: of the
+    GPUs that one engine is for, like "8.7"; more than one only with tensorrt_rtx.
 
     memory_gib: of the GPU, or on a Jetson of the whole board, which CPU and GPU share (is_memory_shared).
     workspace_mib: what the builder may take of it as workspace.
@@ -41,6 +47,7 @@ class DeviceProfile:
     tensorrt_versions: tuple[str, str]
     memory_gib: float
     workspace_mib: int
+    identified_by: tuple[str, ...] = ()
     is_memory_shared: bool = False
     min_batch: int = 1
     opt_batch: int = 1
@@ -55,7 +62,14 @@ class DeviceProfile:
     hardware_compatibility: str = "none"
 
     def __post_init__(self) -> None:
-        for field in ("compute_capabilities", "tensorrt_versions", "batches", "sources", "power_modes"):
+        for field in (
+            "compute_capabilities",
+            "tensorrt_versions",
+            "batches",
+            "sources",
+            "power_modes",
+            "identified_by",
+        ):
             value = getattr(self, field)
             if not isinstance(value, list | tuple):
                 raise RmtEdgeError(f"{field} is {value!r}.", "it is a list.")
@@ -93,13 +107,66 @@ class DeviceProfile:
 
 
 def load_profile(name: str | Path) -> DeviceProfile:
-    """A device profile by name or path."""
+    """A device profile by name or path, or the one of this machine by the name `auto`."""
+    if name == AUTO:
+        return profile_for(this_machine())
     return load_settings(name, FOLDER, DeviceProfile, "device profile")
 
 
 def profile_names() -> list[str]:
     """The profiles of this repository, sorted."""
     return known_settings(FOLDER)
+
+
+def matching_profiles(machine: Machine) -> list[tuple[DeviceProfile, Gpu]]:
+    """The profiles that fit a GPU of the machine, best first, each with that GPU.
+
+    Best is one that names the board or GPU before one for any GPU of its compute capabilities; of several such, the one
+    with the most memory, since one with more than the device has does not fit.
+    """
+    found = [
+        (profile, gpu)
+        for profile in map(load_profile, profile_names())
+        for gpu in machine.gpus
+        if not misfit(profile, gpu, machine)
+    ]
+    return sorted(found, key=lambda x: (bool(x[0].identified_by), x[0].memory_gib), reverse=True)
+
+
+def misfit(profile: DeviceProfile, gpu: Gpu, machine: Machine) -> str:
+    """Why a profile is not for a GPU of the machine; empty if it is."""
+    if gpu.compute_capability not in profile.compute_capabilities:
+        return f"SM {gpu.compute_capability}, not {' or '.join(profile.compute_capabilities)}"
+    name = machine.board if machine.is_jetson and machine.board else gpu.name
+    if profile.identified_by and not any(re.search(rf"\b{re.escape(x)}\b", name) for x in profile.identified_by):
+        return f"{name}, not {' or '.join(profile.identified_by)}"
+    if profile.identified_by and gpu.memory_mib < MEMORY_SHOWN * 1024 * profile.memory_gib:
+        return f"{gpu.memory_mib / 1024:.0f} GiB, not {profile.memory_gib:g}"
+    return ""
+
+
+def profile_for(machine: Machine) -> DeviceProfile:
+    """The one profile that fits the machine, or an error that says what was found."""
+    matches = matching_profiles(machine)
+    best: dict[str, DeviceProfile] = {}  # of each kind of GPU, by its name
+    for profile, gpu in matches:
+        best.setdefault(gpu.name, profile)
+    chosen = {profile.name: profile for profile in best.values()}
+    if len(chosen) == 1:
+        return next(iter(chosen.values()))
+    seen = ", ".join(f"{x.name} (SM {x.compute_capability}, {x.memory_mib} MiB)" for x in machine.gpus)
+    seen = f"{machine.board}: {seen}" if machine.board and seen else seen
+    if chosen:
+        raise RmtEdgeError(
+            f"{len(chosen)} device profiles fit this machine's GPUs: {', '.join(sorted(chosen))}.",
+            f"found: {seen}.",
+            "Name one with --device, and its GPU with CUDA_VISIBLE_DEVICES.",
+        )
+    raise RmtEdgeError(
+        "No device profile fits this machine." if seen else "There is no GPU here for --device auto to find.",
+        f"found: {seen or 'no NVIDIA driver that sees one'}; known: {', '.join(profile_names())}.",
+        f"Name one with --device, or copy one to a .toml of your own and pass its path ({FOLDER}/ has them).",
+    )
 
 
 def version_numbers(version: str) -> tuple[int, int]:

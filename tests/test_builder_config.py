@@ -40,7 +40,8 @@ def trt(request, monkeypatch, cache_home):
     """TensorRT of one version on paper, on an Orin on paper."""
     module = standin(request.param)
     monkeypatch.setattr(engine, "load_backend", lambda name: module)
-    monkeypatch.setattr(engine, "this_machine", lambda: MACHINE)
+    machine = replace(MACHINE, tensorrt={"tensorrt": module.__version__})
+    monkeypatch.setattr(engine, "this_machine", lambda: machine)
     return module
 
 

@@ -94,6 +94,21 @@ def test_plugins_are_the_default_and_leave_little_beside_them(built_with_plugins
 
 @pytest.mark.trt
 @needs_rtx
+@pytest.mark.parametrize("retention", ["native", "plugin"])
+@pytest.mark.parametrize("name", ["int8-all", "int8-naive"])
+def test_convolutions_run_in_int8_too(exported, library_folder, tmp_path, name, retention):
+    path = build(exported(name), load_profile("rtx-portable"), tmp_path, retention=retention, libraries=library_folder)
+    layers = json.loads(path.with_name(f"{path.name}.layers.json").read_text())["layers"]
+    convolutions = [x for x in layers if x["kind"] == "correlation" and "Int8" in x["reads"]]
+    # Stem, downsamplings, two depthwise convolutions a block. LePE, native, is none of them.
+    assert len(convolutions) == 4 + 3 + 2 * BLOCKS
+    manifest = read_manifest(path, ENGINE)
+    assert manifest.details["int8_gemms"] == 4 * BLOCKS + 2
+    assert manifest.details["plugin_layers"] == (BLOCKS if retention == "plugin" else 0)
+
+
+@pytest.mark.trt
+@needs_rtx
 def test_an_engine_with_too_few_plugin_layers_is_refused(onnx_files, library_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(engine_layers, "PLUGIN_KINDS", ())
     with pytest.raises(RmtEdgeError, match=r"18 nodes for plugins, but its engine has 0 plugin layers"):

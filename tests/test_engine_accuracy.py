@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from rmt_edge import engine_accuracy
+from rmt_edge import engine_accuracy, preflight
 from rmt_edge.artifact import (
     ENGINE,
     PREDICTIONS,
@@ -211,11 +211,12 @@ def test_the_plugin_library_of_the_bundle_is_taken_and_checked(folder, library_f
 
 
 def test_the_command_validates_engines_and_onnx_files(capsys, engine, runner, folder, bundle, monkeypatch, tmp_path):
-    opened = []
+    opened, checked = [], []
+    monkeypatch.setattr(preflight, "check_engine", lambda path, library: checked.append(path))
     monkeypatch.setattr(engine_accuracy, "open_engine", lambda *given: opened.append(given) or nullcontext(runner))
     status, (path,), _ = call(capsys, "validate", engine, "--max-drop", 100)
     assert (status, path) == (0, str(folder / "nano.int8.orin.plugin.predictions.npz"))
-    assert opened == [(engine, None)]
+    assert opened == [(engine, None)] and checked == [engine]
     here = shutil.copy(bundle, tmp_path)
     status, (path,), _ = call(capsys, "validate", folder / "nano.int8.onnx", "--bundle", here, "--max-drop", 100)
     assert (status, path) == (0, str(folder / "nano.int8.subset.predictions.npz"))
@@ -225,6 +226,7 @@ def test_the_command_validates_engines_and_onnx_files(capsys, engine, runner, fo
 def test_the_command_exits_1_on_a_large_drop_and_on_senseless_options(capsys, engine, folder, monkeypatch, checkpoint):
     wrong = (subset_labels(folder) + 1) % 10
     seen = iter(np.split(np.eye(10, dtype=np.float32)[wrong], [32]))
+    monkeypatch.setattr(preflight, "check_engine", lambda path, library: None)
     monkeypatch.setattr(engine_accuracy, "open_engine", lambda *_: nullcontext(lambda images: next(seen)))
     status, paths, errors = call(capsys, "validate", engine, "--max-drop", 0)
     assert status == 1 and len(paths) == 1 and "nano.int8.orin.plugin.engine loses" in errors

@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from rmt_edge import export as export_module
+from rmt_edge import onnx_runner
 from rmt_edge.artifact import ONNX, manifest_path, read_manifest
 from rmt_edge.calibrate import calibrate
 from rmt_edge.data import open_dataset
@@ -24,6 +25,8 @@ from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT, deployed_from_model
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.onnx_runner import OnnxRunner
+from rmt_edge.recipe import load_recipe
+from rmt_edge.settings import known_settings
 from tests.conftest import SMALL, filled
 from tests.golden import weights
 
@@ -166,3 +169,93 @@ def test_every_linear_layer_can_be_quantised(nano, images, recipes):
     for flat in (False, True):
         nodes = onnx_from_deployed(deployed, np.float16, ranges, {}, flat_linears=flat).graph.node
         assert Counter(x.op_type for x in nodes)["QuantizeLinear"] == 4 * BLOCKS + 2
+
+
+@pytest.mark.parametrize("name", known_settings("calib"))
+def test_every_recipe_of_the_repository_exports_what_it_names(exported, nano, name):
+    path = exported(name)  # export compares it with PyTorch
+    layers = load_recipe(name).int8_layers("rmt_nano")
+    model = onnx.load(path)
+    stored = {x.name for x in model.graph.initializer if x.data_type == TensorProto.INT8 and x.dims}
+    assert stored == {f"{layer}.weight_int8" for layer in layers}
+    sums = 4 * BLOCKS if name == "int8-naive" else 0
+    assert count(path)["QuantizeLinear"] == len(layers) + 2 * sums
+    images = weights.image((3, 3, SMALL.height, SMALL.width), 4)
+    with torch.no_grad():
+        expected = nano(torch.from_numpy(images)).numpy()
+    assert relative_error(OnnxRunner(path)(images), expected) < 0.5
+
+
+def written_around(model, name):
+    """The op types from a layer's Q/DQ to the node behind its output, in their order."""
+    by_output = {output: node for node in model.graph.node for output in node.output}
+    conv = next(x for x in model.graph.node if x.name == name)
+    dequantize = by_output[conv.input[0]]
+    quantize = by_output[dequantize.input[0]]
+    source, layout = by_output[quantize.input[0]], next(x for x in model.graph.node if name in x.input)
+    behind = next(x for x in model.graph.node if layout.output[0] in x.input)
+    return source, quantize, dequantize, by_output[conv.input[1]], conv, layout, behind
+
+
+def test_an_int8_depthwise_convolution_is_standard_operators(exported):
+    model = onnx.load(exported("int8-all"))
+    assert {x.op_type for x in model.graph.node if x.domain} == {"Retention"} == {x.name for x in model.functions}
+    for name, channels in (("stages.1.blocks.1.pos", 64), ("stages.1.blocks.1.dwconv", 192)):
+        nodes = written_around(model, name)
+        assert [x.op_type for x in nodes] == [
+            "Transpose", "QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "Conv", "Transpose", "Add",
+        ]  # fmt: skip
+        attributes = {x.name: onnx.helper.get_attribute_value(x) for x in nodes[4].attribute}
+        assert attributes["group"] == channels
+        assert onnx.helper.get_node_attr_value(nodes[3], "axis") == 0
+        readers = [x.op_type for x in model.graph.node if nodes[6].output[0] in x.input]
+        assert ("LayerNormalization" in readers) == name.endswith("pos")
+    assert count(exported("int8-all"))["LayerNormalization"] == 2 * BLOCKS
+
+
+def test_int8_stem_and_downsampling_leave_the_fused_depthwise_op(exported):
+    model = onnx.load(exported("int8-conv"))
+    convs = [x for x in model.graph.node if x.op_type == "Conv"]
+    assert [x.name for x in convs] == [f"stem.{i}" for i in range(4)] + [f"stages.{i}.downsample" for i in range(3)]
+    by_output = {output: node for node in model.graph.node for output in node.output}
+    assert all(by_output[name].op_type == "DequantizeLinear" for x in convs for name in x.input[:2])
+    assert sum("DepthwiseResidual" in x.op_type for x in model.graph.node) == 2 * BLOCKS
+
+
+def test_the_naive_recipe_rounds_both_operands_of_every_residual_addition(exported):
+    model = onnx.load(exported("int8-naive"))
+    by_output = {output: node for node in model.graph.node for output in node.output}
+    sums = [x for x in model.graph.node if x.name.endswith("/sum") and "blocks" in x.name]
+    assert len(sums) == 4 * BLOCKS
+    scales = set()
+    for node in sums:
+        operands = [by_output[name] for name in node.input]
+        assert [x.op_type for x in operands] == ["DequantizeLinear", "DequantizeLinear"]
+        scales |= {x.input[1] for x in operands}
+    assert len(scales) == 2 * len(sums)
+    # fc2's bias is in its product here: nothing but the rounded sum leaves a block.
+    assert not [x.name for x in model.graph.node if "biased_residual" in x.name]
+
+
+@pytest.mark.parametrize("name", ["int8-all", "int8-naive"])
+def test_the_check_rounds_what_the_graph_rounds(nano, images, tmp_path, monkeypatch, name):
+    """In float32, Q/DQ left where it is: summation order alone tells them apart; far more without the rounding."""
+    monkeypatch.setattr(onnx_runner, "DISABLED_OPTIMIZERS", ["TransposeOptimizer", "QDQPropagationTransformer"])
+    recipe = dataclasses.replace(load_recipe(name), images=8, batch=4)
+    deployed = deployed_from_model(nano, SMALL.height, SMALL.width)
+    ranges = calibrate(deployed, recipe, open_dataset(images), SMALL)
+    path = tmp_path / "x.onnx"
+    onnx.save(onnx_from_deployed(deployed, np.float32, ranges, {}), path)
+    rounded = export_module.check_against_torch(path, deployed, ranges, np.float32, 1.0)
+    for missing in (".input_amax", ".weight_amax", *([("left_amax", "right_amax")] if recipe.residual_adds else [])):
+        others = {key: value for key, value in ranges.items() if not key.endswith(missing)}
+        error = export_module.check_against_torch(path, deployed, others, np.float32, 1.0)
+        assert rounded < error / 100, missing
+    plain = deployed_from_model(nano, SMALL.height, SMALL.width).state_dict()
+    assert all(torch.equal(value, plain[key]) for key, value in deployed.state_dict().items())
+
+
+def test_a_range_of_no_layer_in_the_graph_is_our_fault(nano):
+    deployed = deployed_from_model(nano, SMALL.height, SMALL.width)
+    with pytest.raises(AssertionError, match="not in the graph"):
+        onnx_from_deployed(deployed, np.float16, {"stages.0.blocks.0.lepe.input_amax": torch.tensor(1.0)}, {})

@@ -47,6 +47,9 @@ DEVICE_SIDE = (
     "telemetry",
     "verdict",
     "machine",
+    "preflight",
+    "doctor",
+    "cli.devices",
     "plugin.load",
     "cli",
 )

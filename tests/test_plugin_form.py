@@ -76,3 +76,11 @@ def test_a_quantisation_that_others_read_around_stays(onnx_files):
     made = plugin_form(source)
     assert ops(made)["QuantizeLinear"] == BLOCKS + 2
     assert len(source.functions) > 0
+
+
+@pytest.mark.parametrize(("name", "per_block"), [("int8-conv", 3), ("int8-all", 1), ("int8-naive", 1)])
+def test_depthwise_convolutions_in_int8_are_no_plugins(exported, name, per_block):
+    source, made = onnx.load(exported(name)), onnx.load(plugin_form_path(exported(name)))
+    assert plugin_nodes(made) == per_block * BLOCKS
+    # What reads a plugin alone is quantised inside it: qkv, out_proj and fc2, or out_proj.
+    assert ops(source)["QuantizeLinear"] - ops(made)["QuantizeLinear"] == per_block * BLOCKS

@@ -1,14 +1,24 @@
 """Device profiles: what they hold and what they refuse."""
 
+from dataclasses import replace
+
 import pytest
 
+from rmt_edge import profile as module
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.profile import DeviceProfile, load_profile, profile_names, version_numbers
+from rmt_edge.machine import Gpu, Machine
+from rmt_edge.profile import DeviceProfile, load_profile, misfit, profile_for, profile_names, version_numbers
+from tests import machines
 
 RIGHT = {
     "name": "x", "device": "X", "backend": "tensorrt_rtx", "compute_capabilities": ["8.6"],
     "tensorrt_versions": ["1.7", "1.7"], "memory_gib": 8, "workspace_mib": 1024,
 }  # fmt: skip
+
+
+def with_gpus(*gpus):
+    """A server."""
+    return Machine("Linux 6.8.0", "x86_64", None, None, None, gpus, 65536, 60000, "3.12.3")
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -48,3 +58,82 @@ def test_wrong_profiles_are_refused(values, match):
 
 def test_versions_compare_as_numbers():
     assert version_numbers("10.13.3.9") > version_numbers("10.3")
+
+
+PEAKS = [name for name in profile_names() if name != "rtx-portable"]
+
+
+@pytest.mark.parametrize("name", PEAKS)
+def test_the_peaks_of_a_device_are_plausible_and_sourced(name):
+    profile = load_profile(name)
+    # Tensor cores do INT8 at twice FP16's rate; on GeForce, which halves FP16 with FP32 accumulation, at four times.
+    assert 1.9 <= profile.int8_tops / profile.fp16_tflops <= 4.1
+    # Operations a byte: from 117 (RTX 5090) to 945 (Thor). A slip of a unit is a factor of 1,000.
+    assert 100 <= 1e3 * profile.fp16_tflops / profile.bandwidth_gb_s <= 1000
+    assert profile.workspace_mib <= profile.memory_gib * 1024 / 2
+    assert profile.sources and profile.identified_by
+    assert len(profile.compute_capabilities) == 1 and profile.batches[0] == 1
+    assert not profile.version_compatible and profile.hardware_compatibility == "none"
+
+
+@pytest.mark.parametrize("name", [x for x in PEAKS if x.startswith("jetson")])
+def test_a_jetson_shares_its_memory_and_knows_its_power_modes(name):
+    profile = load_profile(name)
+    assert profile.backend == "tensorrt" and profile.is_memory_shared and len(profile.power_modes) >= 4
+    assert profile.workspace_mib <= profile.memory_gib * 1024 / 8
+    assert version_numbers(profile.tensorrt_versions[0]) >= (10, 3)
+
+
+@pytest.mark.parametrize(
+    ("recording", "profile"), [("orin-nano", "jetson-orin-nano-8gb"), ("thor", "jetson-thor"), ("h100", "h100")]
+)
+def test_a_machine_finds_its_profile(recording, profile, tmp_path):
+    assert profile_for(machines.machine(recording, tmp_path)).name == profile
+
+
+@pytest.mark.parametrize(
+    ("gpu", "compute_capability", "memory_gib", "profile"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "8.0", 79, "a100"),
+        ("NVIDIA A100-PCIE-40GB", "8.0", 39.4, "a100-40gb"),
+        ("NVIDIA A10", "8.6", 22.2, "a10"),
+        ("NVIDIA A10G", "8.6", 22.2, "rtx-portable"),
+        ("NVIDIA L4", "8.9", 22.1, "l4"),
+        ("NVIDIA L40S", "8.9", 44.5, "rtx-portable"),
+        ("NVIDIA H200", "9.0", 139.8, "h200"),
+        ("NVIDIA GeForce RTX 4090", "8.9", 23.5, "rtx-4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "8.9", 15.7, "rtx-portable"),
+        ("NVIDIA GeForce RTX 3060", "8.6", 11.6, "rtx-portable"),
+        ("NVIDIA GeForce RTX 5090", "12.0", 31.4, "rtx-5090"),
+    ],
+)
+def test_a_gpu_finds_its_profile_by_its_whole_name_and_memory(gpu, compute_capability, memory_gib, profile):
+    assert profile_for(with_gpus(Gpu(gpu, compute_capability, int(1024 * memory_gib)))).name == profile
+
+
+def test_gpus_of_one_kind_have_one_profile_and_of_two_kinds_an_error():
+    l4, h200 = Gpu("NVIDIA L4", "8.9", 22600), Gpu("NVIDIA H200", "9.0", 143000)
+    assert profile_for(with_gpus(l4, l4)).name == "l4"
+    with pytest.raises(RmtEdgeError, match=r"2 device profiles fit this machine's GPUs: h200, l4[\s\S]*SM 8\.9"):
+        profile_for(with_gpus(l4, h200))
+
+
+def test_a_board_without_a_profile_is_told_what_was_found(tmp_path):
+    nano = machines.machine("orin-nano", tmp_path)
+    board = replace(nano, board="NVIDIA Jetson Orin NX Engineering Reference Developer Kit")
+    with pytest.raises(RmtEdgeError, match=r"No device profile fits[\s\S]*Orin NX[\s\S]*SM 8\.7, 7619 MiB[\s\S]*l4"):
+        profile_for(board)
+    assert misfit(load_profile("jetson-orin-nx-16gb"), board.gpus[0], board) == "7 GiB, not 16"
+
+
+def test_a_machine_without_a_gpu_is_told_so(tmp_path, monkeypatch):
+    machine = machines.machine("no-gpu", tmp_path)
+    monkeypatch.setattr(module, "this_machine", lambda: machine)
+    with pytest.raises(RmtEdgeError, match=r"no GPU here for --device auto[\s\S]*jetson-orin-nano-8gb"):
+        load_profile("auto")
+
+
+def test_auto_is_the_machine_s_own_profile(tmp_path, monkeypatch):
+    machine = machines.machine("thor", tmp_path)
+    monkeypatch.setattr(module, "this_machine", lambda: machine)
+    assert load_profile("auto") == load_profile("jetson-thor")

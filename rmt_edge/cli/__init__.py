@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 from rmt_edge import __version__
-from rmt_edge.cli import accuracy, bench, build, bundle, estimate, pipeline
+from rmt_edge.cli import accuracy, bench, build, bundle, devices, estimate, pipeline
 from rmt_edge.errors import RmtEdgeError
 
 # Modules with commands, in the order of the help.
-COMMANDS = (pipeline, build, bundle, bench, estimate, accuracy)
+COMMANDS = (pipeline, build, bundle, bench, estimate, accuracy, devices)
 logger = logging.getLogger("rmt_edge")
 
 

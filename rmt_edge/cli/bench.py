@@ -54,6 +54,7 @@ def _engine_runner(path: Path, libraries: Path | None):
     from rmt_edge.engine import LIBRARIES, load_backend
     from rmt_edge.engine_runner import EngineRunner, check_library
     from rmt_edge.machine import has_gpu
+    from rmt_edge.preflight import check_engine
 
     if not has_gpu():
         raise RmtEdgeError(
@@ -66,6 +67,7 @@ def _engine_runner(path: Path, libraries: Path | None):
     if details.get("plugin_library"):
         library = library_path(libraries or LIBRARIES)
         check_library(path, library)
+    check_engine(path, library=library)
     backend = details.get("backend", {}).get("name") or details["profile"]["backend"]
     return EngineRunner(path, load_backend(backend), library)
 

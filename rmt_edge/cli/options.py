@@ -53,7 +53,7 @@ def add_output(sub: argparse.ArgumentParser, default: Path | None) -> None:
 
 
 def add_retention(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--device", default=DEVICE, help=f"a profile of engines/ or a path to one ({DEVICE})")
+    sub.add_argument("--device", default=DEVICE, help=f"a profile of engines/, a path to one, or auto ({DEVICE})")
     sub.add_argument(
         "--retention",
         metavar="plugin|native|auto",

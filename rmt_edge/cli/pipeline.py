@@ -54,11 +54,13 @@ def validate(args: argparse.Namespace) -> None:
 
 def _validate_engine(args: argparse.Namespace) -> tuple[Path, Manifest]:
     from rmt_edge.engine_accuracy import open_engine, validate_engine
+    from rmt_edge.preflight import check_engine
 
     if args.checkpoint or args.data:
         raise RmtEdgeError(
             "An engine is validated on the subset in its bundle.", do="Leave --checkpoint and --data out."
         )
+    check_engine(args.subject, library=args.libraries)
     with open_engine(args.subject, args.libraries) as runner:
         return validate_engine(args.subject, runner, args.bundle, args.output, args.max_drop, args.confidence)
 

@@ -18,6 +18,7 @@ from typing import Any
 from rmt_edge.errors import RmtEdgeError
 
 PLUGIN_NAMESPACE, PLUGIN_VERSION = "rmt_edge", "1"
+LIBRARIES = Path("build/plugin")  # where the libraries lie unless another folder is named
 # The name without a version, under which TensorRT-RTX 1.7 opens its own library to add a plugin layer. Its wheel has
 # only the name with one, and the failed dlopen ends the process.
 RTX_LIBRARY = "libtensorrt_rtx.so"
