@@ -30,7 +30,7 @@ def search(args: argparse.Namespace) -> None:
     from rmt_edge.search import Budget, ImageSets
     from rmt_edge.search import search as run
 
-    given = {"metric": args.metric, "held_against": args.held_against}
+    given = {"metric": args.metric, "confidence": args.confidence}
     budget = Budget(args.budget, **{key: value for key, value in given.items() if value is not None})
     images = ImageSets(args.calibration, args.selection, args.test, args.images)
     paths = run(
@@ -58,9 +58,9 @@ def add_commands(commands) -> None:
     sub.add_argument("--budget", type=float, required=True, metavar="POINTS", help="how much may be lost")
     sub.add_argument("--metric", metavar="top1|agreement", help="of what: top-1, or agreement with float32 (top1)")
     sub.add_argument(
-        "--held-against",
-        metavar="point|interval",
-        help="what must keep the budget: the loss measured, or the upper end of its 95 %% interval (point)",
+        "--confidence",
+        type=float,
+        help="that no more is lost on further images; 0.5 takes the loss measured (0.5)",
     )
     sub.add_argument("--device", required=True, help="a profile of engines/ with peaks, or a path to one")
     sub.add_argument("--batch", type=int, default=1, help="images at a time (1)")
