@@ -9,8 +9,8 @@ First the probe: does TensorRT-RTX run on this card at all? Where it does not, o
 PyTorch under a CUDA graph, once with the plugin library's kernels by their C entry points, once with PyTorch's own
 operators (kernel_form.py).
 
-Without a GPU only --dry-run: ONNX Runtime on the CPU in the engine's place, the engines of the smallest bundle built but
-not opened; marked as such.
+Without a GPU only --dry-run: ONNX Runtime on the CPU in the engine's place, the engines of the smallest bundle built
+but not opened; marked as such.
 """
 
 import argparse

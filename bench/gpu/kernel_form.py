@@ -1,8 +1,8 @@
 """One level below engines: the deployment form in PyTorch under a CUDA graph, with and without the plugin's kernels.
 
 For a card on which TensorRT-RTX does not run. Both forms are model/plugin_form.py in FP16, so they differ in nothing
-but the two ops: `kernels` launches the plugin library's cubins by their C entry points, `operators` computes the references
-of retention/op.py and depthwise/op.py. Errors are against the float32 deployment form on the same images.
+but the two ops: `kernels` launches the plugin library's cubins by their C entry points, `operators` computes the
+references of retention/op.py and depthwise/op.py. Errors are against the float32 deployment form on the same images.
 """
 
 import ctypes
