@@ -42,12 +42,12 @@ from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.model.deploy import deployed_from_model
 from rmt_edge.model.layers import layers_of
 from rmt_edge.model.rmt import create_model
-from rmt_edge.outcome import calibrated_subject, evaluate, summary
 from rmt_edge.profile import load_profile
 from rmt_edge.quantize import quantize
 from rmt_edge.recipe import QuantizationRecipe, load_recipe
-from rmt_edge.search import Budget, ImageSets, search
-from rmt_edge.sensitivity import sensitivity
+from rmt_edge.search.outcome import calibrated_subject, evaluate, summary
+from rmt_edge.search.search import Budget, ImageSets, search
+from rmt_edge.search.sensitivity import sensitivity
 from rmt_edge.settings import ROOT
 from rmt_edge.validate import validate
 

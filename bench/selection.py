@@ -15,7 +15,7 @@ from train_reference import HELD_OUT, SEED
 
 from rmt_edge.artifact import written_whole
 from rmt_edge.data import open_dataset
-from rmt_edge.overlap import image_hashes
+from rmt_edge.search.overlap import image_hashes
 
 IMAGES = 2_000
 REFERENCE = Path(__file__).parent / "reference"

@@ -33,8 +33,11 @@ NEEDS = {
 }
 # Commands with several ways, and what each imports beside what the command does.
 WAYS: dict[str, dict[str, tuple[str, ...]]] = {
-    "bench": {"engine": ("rmt_edge.engine_runner",), "onnx": ("rmt_edge.onnx_runner",)},
-    "validate": {"engine": ("rmt_edge.engine_accuracy",), "onnx": ("rmt_edge.validate", "rmt_edge.onnx_runner")},
+    "bench": {"engine": ("rmt_edge.runtime.engine_runner",), "onnx": ("rmt_edge.runtime.onnx_runner",)},
+    "validate": {
+        "engine": ("rmt_edge.engine_accuracy",),
+        "onnx": ("rmt_edge.validate", "rmt_edge.runtime.onnx_runner"),
+    },
 }
 OWN_STAND_INS = {"tomli"}  # of tomllib, on Python 3.10: rmt-edge does not start without it
 DISTRIBUTIONS = {"PIL": "pillow", "modelopt": "nvidia-modelopt"}  # where it is not the module's name

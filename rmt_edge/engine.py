@@ -37,13 +37,13 @@ from rmt_edge.builder_config import (
 )
 from rmt_edge.builder_log import log_for, progress
 from rmt_edge.engine_layers import layer_counts, layers_by_inspector, layers_in_log, plugin_layers_of
-from rmt_edge.engine_runner import kernels_path
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.latency import has_gpu, median_latency_ms
+from rmt_edge.latency.measure import has_gpu, median_latency_ms
 from rmt_edge.machine import Gpu, Machine, this_machine
 from rmt_edge.plugin.load import LIBRARIES, library_path, load_plugins, take_last_error
 from rmt_edge.preflight import check_build
 from rmt_edge.profile import DeviceProfile
+from rmt_edge.runtime.engine_runner import kernels_path
 
 # Modules that hold the API of a backend, the first that imports is taken, and what to install without any.
 BACKENDS = {

@@ -26,17 +26,17 @@ from rmt_edge.accuracy import (
     write_predictions,
 )
 from rmt_edge.artifact import ENGINE, ONNX, Manifest, output_folder, parent_of, read_manifest
-from rmt_edge.bundle import INDEX, LIBRARIES, SUFFIX, Index, read_folder, subset_of, unpack
+from rmt_edge.bundle.bundle import INDEX, LIBRARIES, SUFFIX, Index, read_folder, subset_of, unpack
+from rmt_edge.bundle.subset import IMAGES
 from rmt_edge.engine import LIBRARIES as DEFAULT_LIBRARIES
 from rmt_edge.engine import load_backend
-from rmt_edge.engine_runner import EngineRunner, check_library
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.machine import this_machine
 from rmt_edge.metrics import relative_error, sqnr_db
 from rmt_edge.paired import worst_images
 from rmt_edge.plugin.load import library_path
 from rmt_edge.preprocess import Preprocessing
-from rmt_edge.subset import IMAGES
+from rmt_edge.runtime.engine_runner import EngineRunner, check_library
 
 logger = logging.getLogger(__name__)
 

@@ -33,10 +33,10 @@ from rmt_edge.graph_writer import Ranges
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.onnx_runner import OnnxRunner
 from rmt_edge.plugin.onnx_form import plugin_form, plugin_nodes
 from rmt_edge.recipe import PRECISIONS
 from rmt_edge.retention.onnx_function import DOMAIN, OP_TYPE
+from rmt_edge.runtime.onnx_runner import OnnxRunner
 
 CHECK_IMAGES = 2
 # Largest relative error |onnx - torch|/|torch| of the logits on noise. float32: rounding alone; FP16: 11 bits through

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt_edge.artifact import ENGINE, Manifest, read_manifest, sha256_of
-from rmt_edge.bundle import LIBRARIES as BUNDLED
+from rmt_edge.bundle.bundle import LIBRARIES as BUNDLED
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.machine import Gpu, Machine, this_machine
 from rmt_edge.plugin.load import LIBRARIES

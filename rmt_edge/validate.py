@@ -41,10 +41,10 @@ from rmt_edge.artifact import (
 from rmt_edge.data import Dataset, check_labels, open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.checkpoint import load_checkpoint
-from rmt_edge.onnx_runner import OnnxRunner
 from rmt_edge.paired import Top, worst_images
 from rmt_edge.preprocess import Preprocessing
 from rmt_edge.resume import finish, resumed
+from rmt_edge.runtime.onnx_runner import OnnxRunner
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rmt_edge import archive
-from rmt_edge.archive import Member
-from rmt_edge.bundle import INDEX, Index, Model
-from rmt_edge.subset import IMAGES, LABELS, LOGITS, NAMES
+from rmt_edge.bundle import archive
+from rmt_edge.bundle.archive import Member
+from rmt_edge.bundle.bundle import INDEX, Index, Model
+from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES
 
 Entries = list[tuple[zipfile.ZipInfo, bytes]]
 

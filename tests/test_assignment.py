@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from rmt_edge.assignment import Choice, Item, frontier, spread
+from rmt_edge.search.assignment import Choice, Item, frontier, spread
 
 
 def items_of(*pairs):

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rmt_edge import engine_accuracy, engine_runner, latency, preflight
+from rmt_edge import engine_accuracy, preflight
 from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of, versions
-from rmt_edge.bench import write_record
 from rmt_edge.cli import main
+from rmt_edge.latency import measure as latency
+from rmt_edge.latency.bench import write_record
+from rmt_edge.latency.sensors import Reading
+from rmt_edge.latency.telemetry import Telemetry
 from rmt_edge.machine import has_gpu
-from rmt_edge.sensors import Reading
-from rmt_edge.telemetry import Telemetry
+from rmt_edge.runtime import engine_runner
 from tests import standins
 
 QUICK = ["--duration", "0.1", "--samples", "4", "--warm-up", "0.01"]
@@ -101,8 +103,8 @@ def device(monkeypatch):
         read = staticmethod(lambda: Reading(1000, 20.0, 50))
         close = staticmethod(lambda: gpu.calls.append("closed"))
 
-    monkeypatch.setattr("rmt_edge.bench.Telemetry", partial(Telemetry, interval_s=0.002))
-    monkeypatch.setattr("rmt_edge.bench.open_sensor", lambda is_gpu, bus_id: Paper() if is_gpu else None)
+    monkeypatch.setattr("rmt_edge.latency.bench.Telemetry", partial(Telemetry, interval_s=0.002))
+    monkeypatch.setattr("rmt_edge.latency.bench.open_sensor", lambda is_gpu, bus_id: Paper() if is_gpu else None)
     return gpu
 
 

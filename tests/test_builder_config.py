@@ -21,7 +21,7 @@ from rmt_edge.engine_layers import layers_in_json, layers_in_log
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.machine import Gpu, Machine
 from rmt_edge.profile import DeviceProfile, load_profile
-from rmt_edge.report import report
+from rmt_edge.report.collect import report
 from tests.conftest import ROOT
 from tests.tensorrt_api import FOLDER, VERSIONS, standin
 

@@ -10,11 +10,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from rmt_edge import archive
-from rmt_edge.archive import wrong_name
-from rmt_edge.bundle import INDEX, chosen_models, index_from_json, open_bundle, read_folder, subset_of, unpack
+from rmt_edge.bundle import archive
+from rmt_edge.bundle.archive import wrong_name
+from rmt_edge.bundle.bundle import INDEX, chosen_models, index_from_json, open_bundle, read_folder, subset_of, unpack
+from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, choose
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.subset import IMAGES, LABELS, LOGITS, NAMES, choose
 from tests.bundles import FILES, directory_at, forge, index_of, npy, write_bundle
 
 
@@ -280,7 +280,7 @@ def test_an_index_that_is_none_is_refused(tmp_path, index):
 
 
 def test_an_index_of_more_than_the_stated_total_is_refused(monkeypatch):
-    monkeypatch.setattr("rmt_edge.bundle.MAX_BYTES", 1000)
+    monkeypatch.setattr("rmt_edge.bundle.bundle.MAX_BYTES", 1000)
     with pytest.raises(ValueError, match=r"its members have [\d,]+ bytes, more than 1,000"):
         index_of(FILES)
 

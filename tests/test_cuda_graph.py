@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from rmt_edge import cuda_graph
-from rmt_edge.cuda_graph import CudaGraph
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.runtime import cuda_graph
+from rmt_edge.runtime.cuda_graph import CudaGraph
 
 # Handles are wider than an int, so that one cut down to 32 bits shows.
 SOURCE = r"""

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from rmt_edge.artifact import ENGINE, read_manifest
-from rmt_edge.bundle import unpack
+from rmt_edge.bundle.bundle import unpack
+from rmt_edge.bundle.pack import pack
 from rmt_edge.cli import COMMANDS
-from rmt_edge.pack import pack
 from rmt_edge.plugin.native import ARCHITECTURES
 from tests.conftest import ROOT
 from tests.test_cli import call

@@ -25,12 +25,12 @@ from rmt_edge.artifact import (
     write_manifest,
     written_whole,
 )
-from rmt_edge.bundle import INDEX, read_folder, subset_of, unpack
+from rmt_edge.bundle.bundle import INDEX, read_folder, subset_of, unpack
+from rmt_edge.bundle.pack import pack
 from rmt_edge.engine_accuracy import open_engine, validate_engine, validate_onnx
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.onnx_runner import OnnxRunner
-from rmt_edge.pack import pack
 from rmt_edge.plugin.load import library_path
+from rmt_edge.runtime.onnx_runner import OnnxRunner
 from tests.conftest import SMALL
 from tests.test_cli import call
 

@@ -13,7 +13,6 @@ from onnx import TensorProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from rmt_edge import export as export_module
-from rmt_edge import onnx_runner
 from rmt_edge.artifact import ONNX, manifest_path, read_manifest
 from rmt_edge.calibrate import calibrate
 from rmt_edge.data import open_dataset
@@ -24,8 +23,9 @@ from rmt_edge.graph_writer import MIN_SCALE, int8_of, scale_of
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.deploy import DeployedRMT, deployed_from_model
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.onnx_runner import OnnxRunner
 from rmt_edge.recipe import load_recipe
+from rmt_edge.runtime import onnx_runner
+from rmt_edge.runtime.onnx_runner import OnnxRunner
 from rmt_edge.settings import known_settings
 from tests.conftest import SMALL, filled
 from tests.golden import weights

@@ -4,11 +4,12 @@ import time
 
 import pytest
 
-from rmt_edge import engine_runner, latency
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.latency import MeasureSettings, Point, measure, meets_mlperf_minimum, points_of
-from rmt_edge.runner import Timing
-from rmt_edge.telemetry import Telemetry
+from rmt_edge.latency import measure as latency
+from rmt_edge.latency.measure import MeasureSettings, Point, measure, meets_mlperf_minimum, points_of
+from rmt_edge.latency.telemetry import Telemetry
+from rmt_edge.runtime import engine_runner
+from rmt_edge.runtime.runner import Timing
 from tests import standins
 
 QUICK = MeasureSettings(duration_s=0.02, samples=5, warm_up_s=0.001, rounds=2)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.onnx_runner import OnnxRunner
-from rmt_edge.runner import noise_images
+from rmt_edge.runtime.onnx_runner import OnnxRunner
+from rmt_edge.runtime.runner import noise_images
 
 
 @pytest.fixture(scope="module")

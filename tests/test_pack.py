@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from rmt_edge.artifact import PLUGIN_ONNX, manifest_path, plugin_form_path, read_manifest, sha256_of
-from rmt_edge.bundle import INDEX, open_bundle, read_folder, subset_of, unpack
+from rmt_edge.bundle.bundle import INDEX, open_bundle, read_folder, subset_of, unpack
+from rmt_edge.bundle.pack import ARCHITECTURES, pack
+from rmt_edge.bundle.subset import choose
 from rmt_edge.cli import main
 from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.pack import ARCHITECTURES, pack
 from rmt_edge.plugin.load import library_name
 from rmt_edge.preprocess import normalise
-from rmt_edge.subset import choose
 from tests.conftest import SMALL
 from tests.test_cli import call
 
@@ -242,8 +242,8 @@ def test_an_output_of_another_name_is_refused(refused, tmp_path):
 
 
 def test_what_does_not_fit_into_a_bundle_is_refused_early(refused, monkeypatch):
-    monkeypatch.setattr("rmt_edge.pack.MAX_BYTES", 1_000_000)
-    monkeypatch.setattr("rmt_edge.pack.write_subset", None)
+    monkeypatch.setattr("rmt_edge.bundle.pack.MAX_BYTES", 1_000_000)
+    monkeypatch.setattr("rmt_edge.bundle.pack.write_subset", None)
     refused(r"would have [\d,]+ bytes, 230,400 of them images[\s\S]*it can have 1,000,000[\s\S]*--recipes")
 
 

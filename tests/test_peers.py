@@ -6,8 +6,8 @@ import torch
 
 from rmt_edge.artifact import sha256_of
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.peers import TorchRunner, peers_of
-from rmt_edge.runner import noise_images
+from rmt_edge.runtime.runner import noise_images
+from rmt_edge.runtime.torch_runner import TorchRunner, peers_of
 
 SHAPE = (3, 40, 48)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

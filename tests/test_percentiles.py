@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rmt_edge import percentiles
+from rmt_edge.latency import percentiles
 
 
 def exact_allowed(n, per_mille):

@@ -11,9 +11,9 @@ from rmt_edge.depthwise.onnx_function import depthwise_function
 from rmt_edge.graph import OPSET
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.onnx_runner import OnnxRunner
 from rmt_edge.plugin.onnx_form import plugin_form, plugin_nodes
 from rmt_edge.retention.onnx_function import retention_function
+from rmt_edge.runtime.onnx_runner import OnnxRunner
 from tests.conftest import SMALL
 from tests.golden import weights
 

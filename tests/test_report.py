@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from rmt_edge.decision import decide
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.export import export
-from rmt_edge.flips import flips
-from rmt_edge.ranges import ranges_of
-from rmt_edge.report import collect, report
+from rmt_edge.report.collect import collect, report
+from rmt_edge.report.decision import decide
+from rmt_edge.report.flips import flips
+from rmt_edge.report.ranges import ranges_of
 from rmt_edge.validate import validate
 from tests import report_records
 from tests.report_records import copy_candidates

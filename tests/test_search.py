@@ -7,17 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import rmt_edge.search
+import rmt_edge.search.search
 from rmt_edge.artifact import write_json
 from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import drop_interval_points
 from rmt_edge.model.layers import layers_of
-from rmt_edge.outcome import Outcomes
 from rmt_edge.profile import DeviceProfile
 from rmt_edge.quantize import quantize
 from rmt_edge.recipe import QuantizationRecipe, load_recipe
-from rmt_edge.search import Budget, ImageSets, search
+from rmt_edge.search.outcome import Outcomes
+from rmt_edge.search.search import Budget, ImageSets, search
 from tests.conftest import SMALL
 
 RECIPE = QuantizationRecipe("small", "int8", images=8, batch=8)
@@ -28,8 +28,8 @@ PROFILE = DeviceProfile("test", "Test", "tensorrt", ("8.7",), ("10.3", "11.4"), 
 @pytest.fixture(autouse=True)
 def few_candidates(monkeypatch):
     """Enough to tell what is chosen, and quick."""
-    monkeypatch.setattr(rmt_edge.search, "CANDIDATES", 5)
-    monkeypatch.setattr(rmt_edge.search, "REFINEMENTS", 3)
+    monkeypatch.setattr(rmt_edge.search.search, "CANDIDATES", 5)
+    monkeypatch.setattr(rmt_edge.search.search, "REFINEMENTS", 3)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def saving_layers(record):
 
 
 def test_all_that_saves_time_is_in_int8_where_nothing_is_lost(checkpoint, sets, tmp_path, monkeypatch):
-    monkeypatch.setattr(rmt_edge.search, "TOLERANCE", 0.0)
+    monkeypatch.setattr(rmt_edge.search.search, "TOLERANCE", 0.0)
     paths = search(checkpoint, RECIPE, tmp_path, sets, Budget(100.0), PROFILE)
     record, chosen = result(paths)
     assert record["kind"] == "search"
@@ -85,7 +85,7 @@ def test_all_is_fp16_where_the_budget_is_zero_and_everything_hurts(checkpoint, s
         differs = bool(outcomes.noise[row].any())
         return {"lost_points": 5.0 * differs, "lost_upper_points": 6.0, "is_within_budget": not differs}
 
-    monkeypatch.setattr(rmt_edge.search.Budget, "loss", hurting)
+    monkeypatch.setattr(rmt_edge.search.search.Budget, "loss", hurting)
     paths = search(checkpoint, RECIPE, tmp_path, sets, Budget(0.0), PROFILE)
     record, chosen = result(paths)
     assert chosen["int8_layers"] == []
@@ -104,7 +104,7 @@ def test_the_group_that_int8_breaks_stays_in_fp16(broken, sets, tmp_path):
     assert not everything["is_within_budget"]
     for row in record["candidates"]:
         assert row["is_within_budget"] == (row["agreement_percent"] == 100.0)
-        faster = row["estimated_latency_ms"] * (1 + rmt_edge.search.TOLERANCE) < chosen["estimated_latency_ms"]
+        faster = row["estimated_latency_ms"] * (1 + rmt_edge.search.search.TOLERANCE) < chosen["estimated_latency_ms"]
         assert not (faster and row["is_within_budget"])
 
 
@@ -126,12 +126,12 @@ def test_a_killed_search_ends_as_a_whole_one_does(checkpoint, sets, tmp_path, mo
         return {key: x for key, x in json.loads(path.read_text()).items() if key not in ("seconds", "created")}
 
     whole, _ = search(checkpoint, RECIPE, tmp_path / "whole", sets, Budget(100.0), PROFILE)
-    chosen = rmt_edge.search._chosen
-    monkeypatch.setattr(rmt_edge.search, "_chosen", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    chosen = rmt_edge.search.search._chosen
+    monkeypatch.setattr(rmt_edge.search.search, "_chosen", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         search(checkpoint, RECIPE, tmp_path / "killed", sets, Budget(100.0), PROFILE)
-    monkeypatch.setattr(rmt_edge.search, "_chosen", chosen)
-    monkeypatch.setattr(rmt_edge.outcome, "_run_batch", None)  # every outcome is in the partial files
+    monkeypatch.setattr(rmt_edge.search.search, "_chosen", chosen)
+    monkeypatch.setattr(rmt_edge.search.outcome, "_run_batch", None)  # every outcome is in the partial files
     path, _ = search(checkpoint, RECIPE, tmp_path / "killed", sets, Budget(100.0), PROFILE)
     assert without_times(path) == without_times(whole)
 
@@ -163,8 +163,8 @@ def test_of_equally_fast_candidates_the_one_closest_to_float32_is_chosen():
         return {"name": name, "kl_nats": kl_nats, "is_within_budget": is_within_budget} | latency
 
     rows = [row("slow", 1.05, 0.0), row("close", 1.02, 1e-5), row("fast", 1.0, 1e-3), row("lossy", 0.9, 1e-2, False)]
-    assert rmt_edge.search._chosen(rows)["name"] == "close"
-    assert rmt_edge.search._chosen([rows[0], *rows[2:]])["name"] == "fast"
+    assert rmt_edge.search.search._chosen(rows)["name"] == "close"
+    assert rmt_edge.search.search._chosen([rows[0], *rows[2:]])["name"] == "fast"
 
 
 def test_few_images_vouch_for_nothing_but_fp16(checkpoint, sets, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import rmt_edge.outcome
+import rmt_edge.search.outcome
 from rmt_edge.cli import main
 from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
@@ -16,9 +16,9 @@ from rmt_edge.metrics import kl_nats, sqnr_db
 from rmt_edge.model.deploy import deployed_from_model
 from rmt_edge.model.layers import layers_of
 from rmt_edge.model.rmt import create_model
-from rmt_edge.outcome import calibrated_subject, evaluate, summary
 from rmt_edge.recipe import QuantizationRecipe
-from rmt_edge.sensitivity import groups_of, sensitivity
+from rmt_edge.search.outcome import calibrated_subject, evaluate, summary
+from rmt_edge.search.sensitivity import groups_of, sensitivity
 from tests.conftest import SMALL
 
 RECIPE = QuantizationRecipe("small", "int8", images=8, batch=8)
@@ -124,9 +124,9 @@ def test_a_layer_that_int8_breaks_is_the_most_sensitive(broken, images, tmp_path
 
 
 def test_a_killed_run_goes_on_and_ends_as_a_whole_one_does(checkpoint, images, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(rmt_edge.outcome, "MAX_BATCH", 4)
+    monkeypatch.setattr(rmt_edge.search.outcome, "MAX_BATCH", 4)
     whole = sensitivity(checkpoint, RECIPE, tmp_path / "whole", images, images, 12, ["kind"])
-    run_batch, runs = rmt_edge.outcome._run_batch, []
+    run_batch, runs = rmt_edge.search.outcome._run_batch, []
 
     def killed(*arguments):
         if len(runs) == 2:
@@ -134,15 +134,15 @@ def test_a_killed_run_goes_on_and_ends_as_a_whole_one_does(checkpoint, images, t
         runs.append(1)
         run_batch(*arguments)
 
-    monkeypatch.setattr(rmt_edge.outcome, "_run_batch", killed)
+    monkeypatch.setattr(rmt_edge.search.outcome, "_run_batch", killed)
     folder = tmp_path / "killed"
     with pytest.raises(KeyboardInterrupt):
         sensitivity(checkpoint, RECIPE, folder, images, images, 12, ["kind"])
     assert not (folder / whole.name).exists()
 
     runs.clear()
-    monkeypatch.setattr(rmt_edge.outcome, "_run_batch", lambda *x: (runs.append(1), run_batch(*x)))
-    monkeypatch.setattr(rmt_edge.outcome, "calibrate", None)  # the ranges are still there
+    monkeypatch.setattr(rmt_edge.search.outcome, "_run_batch", lambda *x: (runs.append(1), run_batch(*x)))
+    monkeypatch.setattr(rmt_edge.search.outcome, "calibrate", None)  # the ranges are still there
     caplog.set_level("INFO")
     path = sensitivity(checkpoint, RECIPE, folder, images, images, 12, ["kind"])
     assert "going on after 8 of 12 images" in caplog.text

@@ -7,9 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from rmt_edge import sensors, telemetry
-from rmt_edge.sensors import CpuSensor, NvmlSensor, OverCurrent, Reading, board_power_w, open_sensor, parse_tegrastats
-from rmt_edge.telemetry import CpuTime, Telemetry, cpu_time, doubts, other_cpu_load
+from rmt_edge.latency import sensors, telemetry
+from rmt_edge.latency.sensors import (
+    CpuSensor,
+    NvmlSensor,
+    OverCurrent,
+    Reading,
+    board_power_w,
+    open_sensor,
+    parse_tegrastats,
+)
+from rmt_edge.latency.telemetry import CpuTime, Telemetry, cpu_time, doubts, other_cpu_load
 
 # Published lines: AGX Orin (github.com/GDWR/jetson_exporter, issue 14), Orin Nano and AGX Orin with a busy GPU as
 # Jetson Linux 36 writes them.

@@ -19,8 +19,8 @@ from rmt_edge.accuracy import accuracy, drop_message, logits_of
 from rmt_edge.artifact import PREDICTIONS, manifest_path, read_manifest
 from rmt_edge.data import open_dataset
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.onnx_runner import OnnxRunner
 from rmt_edge.resume import partial_path
+from rmt_edge.runtime.onnx_runner import OnnxRunner
 from rmt_edge.validate import validate
 from tests.conftest import ROOT, SMALL
 

@@ -9,7 +9,7 @@ import pytest
 from rmt_edge.artifact import ENGINE, ONNX, PLUGIN_ONNX, PREDICTIONS, read_manifest, write_manifest, written_whole
 from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.verdict import NAME, machine_identity, text, verdict
+from rmt_edge.latency.verdict import NAME, machine_identity, text, verdict
 
 GPU = {"name": "Orin", "compute_capability": "8.7", "driver_version": "540.4.0", "free_memory_mib": 100}
 MACHINE = {"processor": "aarch64", "board": "Orin Nano", "power_mode": "15W", "tensorrt": {"tensorrt": "10.3"},

@@ -29,18 +29,18 @@ from kernel_form import compare_forms
 from record import header
 
 from rmt_edge.artifact import ONNX, read_manifest, write_json
-from rmt_edge.bench import Subject, bench
-from rmt_edge.bundle import LIBRARIES, chosen_models, read_folder, unpack
+from rmt_edge.bundle.bundle import LIBRARIES, chosen_models, read_folder, unpack
 from rmt_edge.engine import build
 from rmt_edge.engine_accuracy import open_engine, validate_engine, validate_onnx
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.latency import MeasureSettings
+from rmt_edge.latency.bench import Subject, bench
+from rmt_edge.latency.measure import MeasureSettings
+from rmt_edge.latency.verdict import verdict
 from rmt_edge.machine import this_machine
-from rmt_edge.onnx_runner import OnnxRunner
-from rmt_edge.peers import peers_of
 from rmt_edge.plugin.load import library_path
 from rmt_edge.profile import DeviceProfile, load_profile
-from rmt_edge.verdict import verdict
+from rmt_edge.runtime.onnx_runner import OnnxRunner
+from rmt_edge.runtime.torch_runner import peers_of
 
 HAS_GPU = torch.cuda.is_available()
 RETENTIONS = ("plugin", "native")

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from rmt_edge.bundle.pack import pack
 from rmt_edge.data import open_dataset
 from rmt_edge.export import export
 from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.model.rmt import create_model
-from rmt_edge.pack import pack
 from rmt_edge.quantize import quantize
 from rmt_edge.recipe import load_recipe
 

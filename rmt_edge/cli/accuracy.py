@@ -14,8 +14,8 @@ RECIPE = "int8"
 
 def sensitivity(args: argparse.Namespace) -> None:
     """Put one group of layers at a time in INT8 and measure what is lost."""
-    from rmt_edge.sensitivity import DEFAULT_BY, table
-    from rmt_edge.sensitivity import sensitivity as run
+    from rmt_edge.search.sensitivity import DEFAULT_BY, table
+    from rmt_edge.search.sensitivity import sensitivity as run
 
     path = run(
         args.checkpoint, load_recipe(args.recipe), args.output, args.calibration, args.data, args.images,
@@ -27,8 +27,8 @@ def sensitivity(args: argparse.Namespace) -> None:
 
 def search(args: argparse.Namespace) -> None:
     """Find the layers to put in INT8 for the lowest latency within a budget of accuracy."""
-    from rmt_edge.search import Budget, ImageSets
-    from rmt_edge.search import search as run
+    from rmt_edge.search.search import Budget, ImageSets
+    from rmt_edge.search.search import search as run
 
     given = {"metric": args.metric, "confidence": args.confidence}
     budget = Budget(args.budget, **{key: value for key, value in given.items() if value is not None})

@@ -14,9 +14,9 @@ PEERS = ("torch", "torch-compile", "torch-max-autotune")
 
 def bench(args: argparse.Namespace) -> None:
     """Measure the latency of engines on this GPU, or of ONNX files on this CPU."""
-    from rmt_edge.bench import bench as run
-    from rmt_edge.bench import check_files, table
-    from rmt_edge.latency import MeasureSettings
+    from rmt_edge.latency.bench import bench as run
+    from rmt_edge.latency.bench import check_files, table
+    from rmt_edge.latency.measure import MeasureSettings
 
     check_files(args.files, args.batch)
     if args.peers and args.checkpoint is None:
@@ -36,13 +36,13 @@ def bench(args: argparse.Namespace) -> None:
 
 def _open(path: Path, args: argparse.Namespace, stack: contextlib.ExitStack):
     """A file with its runner, open."""
-    from rmt_edge.bench import Subject, batches_of
+    from rmt_edge.latency.bench import Subject, batches_of
 
     if path.suffix == ".engine":
         manifest = read_manifest(path, ENGINE)
         runner = stack.enter_context(_engine_runner(path, args.libraries))
     else:
-        from rmt_edge.onnx_runner import OnnxRunner
+        from rmt_edge.runtime.onnx_runner import OnnxRunner
 
         manifest = read_manifest(path, ONNX)
         runner = stack.enter_context(OnnxRunner(path, manifest.recipe["precision"]))
@@ -68,7 +68,7 @@ def _peers(subjects: list, args: argparse.Namespace) -> list:
     """PyTorch's runners for the checkpoint and the input size of the files."""
     if not args.peers:
         return []
-    from rmt_edge.peers import peers_of
+    from rmt_edge.runtime.torch_runner import peers_of
 
     checkpoints = {x.manifest.details["checkpoint"]["sha256"] for x in subjects}
     shapes = {x.runner.image_shape for x in subjects}
@@ -83,8 +83,8 @@ def _peers(subjects: list, args: argparse.Namespace) -> list:
 
 def verdict(args: argparse.Namespace) -> None:
     """Say for each batch size whether FP16 or INT8 serves this device better, from what was measured."""
-    from rmt_edge.verdict import NAME, text
-    from rmt_edge.verdict import verdict as run
+    from rmt_edge.latency.verdict import NAME, text
+    from rmt_edge.latency.verdict import verdict as run
 
     print(text(run(args.folder)))
     print(args.folder / NAME)

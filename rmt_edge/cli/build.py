@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rmt_edge.bundle import LIBRARIES, SUFFIX, chosen_models, read_folder, unpack
+from rmt_edge.bundle.bundle import LIBRARIES, SUFFIX, chosen_models, read_folder, unpack
 from rmt_edge.cli.options import add_command, add_output, add_retention
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.profile import load_profile

@@ -8,9 +8,9 @@ from rmt_edge.cli.options import OUTPUT, add_command, add_output
 
 def pack(args: argparse.Namespace) -> None:
     """Put exported models, plugin libraries and a validation subset into one file for a device."""
+    from rmt_edge.bundle.pack import ARCHITECTURES
+    from rmt_edge.bundle.pack import pack as run
     from rmt_edge.engine import LIBRARIES
-    from rmt_edge.pack import ARCHITECTURES
-    from rmt_edge.pack import pack as run
 
     architectures = () if args.without_libraries else tuple(dict.fromkeys(args.arch or ARCHITECTURES))
     libraries = args.libraries or LIBRARIES
@@ -31,7 +31,7 @@ def pack(args: argparse.Namespace) -> None:
 
 def unpack(args: argparse.Namespace) -> None:
     """Check a bundle and unpack it, all of it or nothing."""
-    from rmt_edge.bundle import unpack as run
+    from rmt_edge.bundle.bundle import unpack as run
 
     print(run(args.bundle, args.output))
 

@@ -67,7 +67,7 @@ def _validate_engine(args: argparse.Namespace) -> tuple[Path, Manifest]:
 
 def _validate_onnx(args: argparse.Namespace) -> tuple[Path, Manifest]:
     from rmt_edge.engine_accuracy import validate_onnx
-    from rmt_edge.onnx_runner import OnnxRunner
+    from rmt_edge.runtime.onnx_runner import OnnxRunner
     from rmt_edge.validate import validate as run
 
     if args.bundle is not None:
@@ -90,7 +90,7 @@ def _validate_onnx(args: argparse.Namespace) -> tuple[Path, Manifest]:
 
 def report(args: argparse.Namespace) -> None:
     """Put everything in a folder side by side on one page."""
-    from rmt_edge.report import report as run
+    from rmt_edge.report.collect import report as run
 
     page = run(args.folder)
     print(page)
@@ -105,7 +105,7 @@ def deploy(args: argparse.Namespace) -> None:
     from rmt_edge.export import export
     from rmt_edge.model.checkpoint import load_checkpoint
     from rmt_edge.quantize import calibration_set, quantize
-    from rmt_edge.report import report
+    from rmt_edge.report.collect import report
     from rmt_edge.validate import checked_workers, validate
 
     start = time.monotonic()

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.percentiles import percentile_ms
-from rmt_edge.sensors import Reading, Sensor
+from rmt_edge.latency.percentiles import percentile_ms
+from rmt_edge.latency.sensors import Reading, Sensor
 
 INTERVAL_S = 0.2
 # trtexec warns above 1 % of GPU compute; two and a half times that, here, since a whole inference is timed.

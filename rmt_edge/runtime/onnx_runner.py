@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.runner import Timing, check_batch, check_images, noise_images
+from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
 
 MAX_BATCH = 1 << 16  # ONNX Runtime has no limit of its own; memory ends long before
 

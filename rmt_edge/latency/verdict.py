@@ -18,7 +18,7 @@ from typing import Any
 
 from rmt_edge.artifact import PREDICTIONS, Manifest, manifest_path, read_manifest, versions, write_json
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.percentiles import ratio_interval
+from rmt_edge.latency.percentiles import ratio_interval
 
 NAME = "verdict.json"
 MIN_SPEEDUP = 1.02  # below it INT8's loss of accuracy buys nothing; the project's rule (README)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from rmt_edge.blocks import Block, Hashes, Listing, Missing, Plot, Prose, Table, cell, plot
-from rmt_edge.figures import ranges as draw_ranges
-from rmt_edge.figures import stacked
-from rmt_edge.report_markdown import definitions
+from rmt_edge.report.blocks import Block, Hashes, Listing, Missing, Plot, Prose, Table, cell, plot
+from rmt_edge.report.figures import ranges as draw_ranges
+from rmt_edge.report.figures import stacked
+from rmt_edge.report.markdown import definitions
 
 
 def ranges(content: dict[str, Any]) -> list[Block]:

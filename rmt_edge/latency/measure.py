@@ -15,13 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rmt_edge.engine_runner import EngineRunner
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.latency.percentiles import percentile_ms, summary
+from rmt_edge.latency.telemetry import Telemetry, doubts
 from rmt_edge.machine import has_gpu as has_gpu
-from rmt_edge.percentiles import percentile_ms, summary
-from rmt_edge.runner import Runner
+from rmt_edge.runtime.engine_runner import EngineRunner
+from rmt_edge.runtime.runner import Runner
 from rmt_edge.settings import check_positive
-from rmt_edge.telemetry import Telemetry, doubts
 
 MLPERF_SECONDS, MLPERF_QUERIES, MLPERF_OFFLINE_IMAGES = 600, 1024, 24_576
 OVERTIME = 10  # a point ends after so many times its duration, whatever it has

@@ -5,7 +5,7 @@ Between FP16 and INT8 the verdict on measured latencies decides (`rmt-edge verdi
 
 from typing import Any
 
-from rmt_edge.records import machine_name
+from rmt_edge.report.records import machine_name
 
 ENGINE_RUNNERS = ("tensorrt", "tensorrt_rtx")
 ADVICE = (

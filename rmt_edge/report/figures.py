@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from rmt_edge.plot import BAD, INK, LINE, MUTED, SERIES, SURFACE, canvas
+from rmt_edge.report.plot import BAD, INK, LINE, MUTED, SERIES, SURFACE, canvas
 
 MARKERS = "os^DvP"
 # Behind a number that a line runs through.

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from rmt_edge.blocks import Block, Missing, Plot, Table, plot
-from rmt_edge.figures import bars, drops, heat_map
 from rmt_edge.model.layers import KINDS, Layer, layers_of
-from rmt_edge.page_accuracy import LOST
+from rmt_edge.report.blocks import Block, Missing, Plot, Table, plot
+from rmt_edge.report.figures import bars, drops, heat_map
+from rmt_edge.report.page_accuracy import LOST
 
 
 def sensitivity(content: dict[str, Any]) -> list[Block]:

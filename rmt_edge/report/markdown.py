@@ -3,8 +3,8 @@
 from typing import Any
 
 from rmt_edge.artifact import ENGINE, ONNX
-from rmt_edge.decision import how_it_ran, is_peer
-from rmt_edge.records import machine_name
+from rmt_edge.report.decision import how_it_ran, is_peer
+from rmt_edge.report.records import machine_name
 
 
 def markdown(content: dict[str, Any]) -> str:

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from rmt_edge.artifact import ENGINE, parent_of, read_manifest, sha256_of, write_manifest, written_whole
-from rmt_edge.cuda_graph import CudaGraph, load_driver
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import load_plugins
-from rmt_edge.runner import Timing, check_batch, check_images, noise_images
+from rmt_edge.runtime.cuda_graph import CudaGraph, load_driver
+from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
 
 KERNELS = "kernels of an engine"
 logger = logging.getLogger(__name__)

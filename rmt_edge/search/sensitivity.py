@@ -18,9 +18,9 @@ from rmt_edge.artifact import output_folder, versions, write_json
 from rmt_edge.data import Dataset, check_labels, open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.layers import KINDS, Layer, layers_of
-from rmt_edge.outcome import Subject, calibrated_subject, evaluate, reference_top1_percent, summary
 from rmt_edge.preprocess import Preprocessing
 from rmt_edge.recipe import QuantizationRecipe
+from rmt_edge.search.outcome import Subject, calibrated_subject, evaluate, reference_top1_percent, summary
 from rmt_edge.settings import check_choice
 
 BY = ("kind", "stage", "block", "cell")

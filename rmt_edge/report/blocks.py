@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from rmt_edge.plot import inline_svg
+from rmt_edge.report.plot import inline_svg
 
 HERE = Path(__file__).resolve().parent
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.blocks import Block, Listing, Missing, Plot, Table, cell, plot
-from rmt_edge.decision import how_it_ran, is_peer
-from rmt_edge.figures import Point, ecdf, front
-from rmt_edge.figures import pareto as draw_pareto
-from rmt_edge.records import machine_name
-from rmt_edge.report_markdown import DEVICE_HEADER, LATENCY_HEADER, device_rows, latency_rows
+from rmt_edge.report.blocks import Block, Listing, Missing, Plot, Table, cell, plot
+from rmt_edge.report.decision import how_it_ran, is_peer
+from rmt_edge.report.figures import Point, ecdf, front
+from rmt_edge.report.figures import pareto as draw_pareto
+from rmt_edge.report.markdown import DEVICE_HEADER, LATENCY_HEADER, device_rows, latency_rows
+from rmt_edge.report.records import machine_name
 
 BENCH = "rmt-edge bench FILE.engine FILE.engine --peers torch torch-compile --checkpoint CHECKPOINT, on the device"
 # Keys of a run's telemetry, and what they are called.

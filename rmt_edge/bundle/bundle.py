@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rmt_edge.archive import MAX_BYTES, Member, copy_member, open_archive, refuse
 from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of
+from rmt_edge.bundle.archive import MAX_BYTES, Member, copy_member, open_archive, refuse
+from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, Subset, load_subset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.preprocess import Preprocessing
-from rmt_edge.subset import IMAGES, LABELS, LOGITS, NAMES, Subset, load_subset
 
 SUFFIX = ".rmtedge"
 INDEX = "bundle.json"

@@ -3,10 +3,10 @@
 from typing import Any
 
 from rmt_edge.artifact import ENGINE, ONNX
-from rmt_edge.blocks import Block, Listing, Missing, Plot, Prose, Table, plot
-from rmt_edge.figures import bars, drops
-from rmt_edge.records import machine_name
-from rmt_edge.report_markdown import comparison
+from rmt_edge.report.blocks import Block, Listing, Missing, Plot, Prose, Table, plot
+from rmt_edge.report.figures import bars, drops
+from rmt_edge.report.markdown import comparison
+from rmt_edge.report.records import machine_name
 
 LOST = "points of top-1 lost"
 

@@ -24,15 +24,16 @@ from rmt_edge.artifact import (
     write_json,
     written_whole,
 )
-from rmt_edge.decision import decide
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.figures import drops
-from rmt_edge.flips import flips_between
-from rmt_edge.page import page
-from rmt_edge.plot import plot_style, write_svg
-from rmt_edge.ranges import ranges_of
 from rmt_edge.recipe import PRECISIONS
-from rmt_edge.records import (
+from rmt_edge.report.decision import decide
+from rmt_edge.report.figures import drops
+from rmt_edge.report.flips import flips_between
+from rmt_edge.report.markdown import markdown
+from rmt_edge.report.page import page
+from rmt_edge.report.plot import plot_style, write_svg
+from rmt_edge.report.ranges import ranges_of
+from rmt_edge.report.records import (
     ESTIMATE,
     LATENCY,
     SEARCH,
@@ -41,7 +42,6 @@ from rmt_edge.records import (
     read_records,
     read_verdict,
 )
-from rmt_edge.report_markdown import markdown
 
 NAME = "report.md"
 

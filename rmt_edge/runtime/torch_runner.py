@@ -17,7 +17,7 @@ from rmt_edge.artifact import sha256_of
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.model.rmt import RMT
-from rmt_edge.runner import Timing, check_batch, check_images, noise_images
+from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
 
 PEERS = {"torch": "torch eager", "torch-compile": "torch.compile", "torch-max-autotune": "torch.compile max-autotune"}
 MODES = {"torch-compile": "default", "torch-max-autotune": "max-autotune"}

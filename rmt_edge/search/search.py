@@ -24,18 +24,18 @@ from typing import Any
 import numpy as np
 
 from rmt_edge.artifact import output_folder, versions, write_json, written_whole
-from rmt_edge.assignment import Choice, Item, frontier, spread
-from rmt_edge.candidate import Candidate, measured_candidates
 from rmt_edge.data import Dataset, open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.estimate import Network, latency_ms
 from rmt_edge.metrics import drop_points, drop_upper_points
-from rmt_edge.outcome import Outcomes, Subject, calibrated_subject, evaluate, summary
-from rmt_edge.overlap import check_apart
 from rmt_edge.preprocess import Preprocessing
 from rmt_edge.profile import DeviceProfile
 from rmt_edge.recipe import QuantizationRecipe
-from rmt_edge.sensitivity import groups_of, image_count, labels_of, measure_groups
+from rmt_edge.search.assignment import Choice, Item, frontier, spread
+from rmt_edge.search.candidate import Candidate, measured_candidates
+from rmt_edge.search.outcome import Outcomes, Subject, calibrated_subject, evaluate, summary
+from rmt_edge.search.overlap import check_apart
+from rmt_edge.search.sensitivity import groups_of, image_count, labels_of, measure_groups
 from rmt_edge.settings import check_choice, check_positive
 
 METRICS = ("top1", "agreement")

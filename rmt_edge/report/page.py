@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from rmt_edge import page_accuracy, page_files, page_flips, page_latency, page_sensitivity
-from rmt_edge.blocks import Block, Section, rendered
-from rmt_edge.plot import plot_style
+from rmt_edge.report import page_accuracy, page_files, page_flips, page_latency, page_sensitivity
+from rmt_edge.report.blocks import Block, Section, rendered
+from rmt_edge.report.plot import plot_style
 
 # Name, title and maker of each section. A section without data says which command makes them.
 SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], list[Block]]], ...] = (

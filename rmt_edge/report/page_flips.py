@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from rmt_edge.blocks import Block, Missing, Plot, Prose, Table, plot, table_of
-from rmt_edge.figures import diverging, heat_map
+from rmt_edge.report.blocks import Block, Missing, Plot, Prose, Table, plot, table_of
+from rmt_edge.report.figures import diverging, heat_map
 
 SHOWN_CLASSES = 12  # of the classes with the most flips
 

@@ -1,0 +1,1 @@
+"""Latency: measured in turns with telemetry beside it, kept as records, and what they decide."""

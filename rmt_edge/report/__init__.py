@@ -1,0 +1,1 @@
+"""The report: one page, Markdown and HTML, of everything that a folder holds about a checkpoint."""
