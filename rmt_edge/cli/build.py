@@ -12,11 +12,7 @@ from rmt_edge.profile import load_profile
 def build(args: argparse.Namespace) -> None:
     """Build the TensorRT engine of an ONNX file, or those of all models of a bundle, for a device."""
     if args.via == "torch-tensorrt":
-        from rmt_edge.torch_trt import build_torch_tensorrt
-
-        if args.recipes:
-            raise RmtEdgeError("--recipes chooses among a bundle's models.", f"{args.source} is one model.")
-        print(build_torch_tensorrt(args.source, load_profile(args.device), args.output, args.libraries))
+        _build_torch_tensorrt(args)
         return
     from rmt_edge.engine import build as run
 
@@ -32,6 +28,15 @@ def build(args: argparse.Namespace) -> None:
     if args.recipes:
         raise RmtEdgeError("--recipes chooses among a bundle's models.", f"{args.source} is one model.")
     print(run(args.source, profile, args.output, args.retention, args.libraries))
+
+
+def _build_torch_tensorrt(args: argparse.Namespace) -> None:
+    """The second road, which needs PyTorch: apart from `build`, which a device runs without."""
+    from rmt_edge.torch_trt import build_torch_tensorrt
+
+    if args.recipes:
+        raise RmtEdgeError("--recipes chooses among a bundle's models.", f"{args.source} is one model.")
+    print(build_torch_tensorrt(args.source, load_profile(args.device), args.output, args.libraries))
 
 
 def plugin(args: argparse.Namespace) -> None:

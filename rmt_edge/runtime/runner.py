@@ -1,4 +1,4 @@
-"""What every runner of a model has: engine_runner.py, onnx_runner.py and torch_runner.py run models through one interface.
+"""What every runner of a model has: one interface for engine_runner.py, onnx_runner.py and torch_runner.py.
 
 A runner is a context manager. `runner(images)` is one inference, images in and logits out. For timing, `prepare` gets
 everything of one batch size ready, images of noise included, and each `run` is one inference that times itself.
