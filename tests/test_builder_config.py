@@ -93,7 +93,8 @@ def test_a_report_takes_an_engine_whose_layers_are_not_listed(onnx_files, quanti
     module = standin("10.13")
     module.scenario.lists = ""
     monkeypatch.setattr(engine, "load_backend", lambda name: module)
-    monkeypatch.setattr(engine, "this_machine", lambda: MACHINE)
+    machine = replace(MACHINE, tensorrt={"tensorrt": module.__version__})
+    monkeypatch.setattr(engine, "this_machine", lambda: machine)
     folder = tmp_path / "deployed"
     folder.mkdir()
     for path in (quantized["fp16"], onnx_files["fp16"], plugin_form_path(onnx_files["fp16"])):

@@ -56,7 +56,7 @@ def test_the_plugin_form_computes_what_the_deployment_form_does(quantized, name,
 
 
 @pytest.fixture(scope="module")
-def exported(quantized):
+def program_of_int8(quantized):
     model, ranges = load(quantized["int8"])
     module = PluginRMT(model, ranges, torch.float16).eval()
     program = torch_trt.exported_module(module, (3, model.height, model.width), L4, "cpu")
@@ -67,12 +67,12 @@ def calls(program):
     return [node for node in program.graph.nodes if str(node.target).startswith("rmt_edge.layer_")]
 
 
-def test_export_keeps_every_op_and_the_batches(exported):
-    found = [str(node.target) for node in calls(exported)]
+def test_export_keeps_every_op_and_the_batches(program_of_int8):
+    found = [str(node.target) for node in calls(program_of_int8)]
     # Per block: two depthwise, one retention, four INT8 Linear layers; and proj.
     counts = {name: found.count(f"rmt_edge.{name}.default") for name in torch_trt.CONVERTERS}
     assert counts == {"layer_retention": 6, "layer_depthwise": 6, "layer_depthwise_norm": 6, "layer_int8_linear": 25}
-    [constraint] = exported.range_constraints.values()
+    [constraint] = program_of_int8.range_constraints.values()
     assert (constraint.lower, constraint.upper) == (1, 8)
 
 
@@ -145,13 +145,13 @@ def convert(trt, program, monkeypatch):
 @pytest.mark.trt
 @needs_rtx
 def test_converters_add_the_plugins_of_the_onnx_file_with_their_attributes(
-    exported, onnx_files, library_folder, monkeypatch
+    program_of_int8, onnx_files, library_folder, monkeypatch
 ):
     """The plugins are made for real, by the library's creators in TensorRT-RTX; the engine of that file is built in
     test_engine.py, and an equal attribute makes an equal layer."""
     trt = load_backend("tensorrt_rtx")
     load_plugins(trt, library_path(library_folder))
-    network, made = convert(trt, exported, monkeypatch)
+    network, made = convert(trt, program_of_int8, monkeypatch)
     model = onnx.load(plugin_form_path(onnx_files["int8"]))
     nodes = [node for node in model.graph.node if node.domain == "rmt_edge"]
     assert [op_type for op_type, _ in made] == [node.op_type for node in nodes]
@@ -305,5 +305,5 @@ def test_a_profile_that_torch_tensorrt_cannot_serve_is_refused(torch_tensorrt, q
 def test_int8_convolutions_are_refused_on_this_road(exported):
     onnx_path = exported("int8-conv")
     quantized = onnx_path.with_suffix(".safetensors")
-    with pytest.raises(RmtEdgeError, match=r"stem\.0 is INT8, and is no Linear layer[\s\S]*--recipe int8"):
+    with pytest.raises(RmtEdgeError, match=r"downsample is INT8, and is no Linear layer[\s\S]*--recipe int8"):
         torch_trt.build_torch_tensorrt(quantized, load_profile("h100"))

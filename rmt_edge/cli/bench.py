@@ -51,15 +51,8 @@ def _open(path: Path, args: argparse.Namespace, stack: contextlib.ExitStack):
 
 def _engine_runner(path: Path, libraries: Path | None):
     from rmt_edge.engine_accuracy import open_engine
-    from rmt_edge.machine import has_gpu
     from rmt_edge.preflight import check_engine
 
-    if not has_gpu():
-        raise RmtEdgeError(
-            f"There is no NVIDIA GPU here to run {path.name} on.",
-            "an engine runs on its GPU alone.",
-            "Run bench on the device; or measure the ONNX file on this CPU.",
-        )
     check_engine(path, library=libraries)
     return open_engine(path, libraries)
 
