@@ -39,20 +39,24 @@ def export(args: argparse.Namespace) -> None:
 
 
 def validate(args: argparse.Namespace) -> None:
-    """Measure the accuracy of an ONNX file or an engine; exit 1 if it loses more than --max-drop points.
+    """Measure the accuracy of ONNX files or engines; exit 1 if one loses more than --max-drop points.
 
     An ONNX file is held to its checkpoint over a data set, or, with --bundle, to the validation subset of a bundle that
     it is in; an engine to the subset of the bundle that it was built from.
     """
     from rmt_edge.accuracy import drop_message
 
-    path, manifest = _validate_engine(args) if args.subject.suffix == ".engine" else _validate_onnx(args)
-    print(path)
-    if not manifest.details["within_max_drop"]:
-        raise RmtEdgeError(drop_message(manifest))
+    too_large = []
+    for subject in args.subjects:
+        path, manifest = (_validate_engine if subject.suffix == ".engine" else _validate_onnx)(subject, args)
+        print(path)
+        if not manifest.details["within_max_drop"]:
+            too_large.append(drop_message(manifest))
+    if too_large:
+        raise RmtEdgeError("\n".join(too_large))
 
 
-def _validate_engine(args: argparse.Namespace) -> tuple[Path, Manifest]:
+def _validate_engine(subject: Path, args: argparse.Namespace) -> tuple[Path, Manifest]:
     from rmt_edge.engine_accuracy import open_engine, validate_engine
     from rmt_edge.preflight import check_engine
 
@@ -60,12 +64,12 @@ def _validate_engine(args: argparse.Namespace) -> tuple[Path, Manifest]:
         raise RmtEdgeError(
             "An engine is validated on the subset in its bundle.", do="Leave --checkpoint, --data and --labels out."
         )
-    check_engine(args.subject, library=args.libraries)
-    with open_engine(args.subject, args.libraries) as runner:
-        return validate_engine(args.subject, runner, args.bundle, args.output, args.max_drop, args.confidence)
+    check_engine(subject, library=args.libraries)
+    with open_engine(subject, args.libraries) as runner:
+        return validate_engine(subject, runner, args.bundle, args.output, args.max_drop, args.confidence)
 
 
-def _validate_onnx(args: argparse.Namespace) -> tuple[Path, Manifest]:
+def _validate_onnx(subject: Path, args: argparse.Namespace) -> tuple[Path, Manifest]:
     from rmt_edge.engine_accuracy import validate_onnx
     from rmt_edge.runtime.onnx_runner import OnnxRunner
     from rmt_edge.validate import validate as run
@@ -76,15 +80,15 @@ def _validate_onnx(args: argparse.Namespace) -> tuple[Path, Manifest]:
                 "--bundle holds the labels and the float32 model's logits.",
                 do="Leave --checkpoint, --data and --labels out.",
             )
-        runner = OnnxRunner(args.subject)
-        return validate_onnx(args.subject, runner, args.bundle, args.output, args.max_drop, args.confidence)
+        runner = OnnxRunner(subject)
+        return validate_onnx(subject, runner, args.bundle, args.output, args.max_drop, args.confidence)
     if args.checkpoint is None or args.data is None:
         raise RmtEdgeError(
-            f"{args.subject} is validated against its checkpoint on labelled images.",
+            f"{subject} is validated against its checkpoint on labelled images.",
             do="Pass --checkpoint and --data, or a bundle that it is in with --bundle.",
         )
     return run(
-        args.subject, args.checkpoint, args.data, args.output, args.max_drop, args.confidence, args.labels, args.workers
+        subject, args.checkpoint, args.data, args.output, args.max_drop, args.confidence, args.labels, args.workers
     )
 
 
@@ -159,7 +163,7 @@ def add_commands(commands) -> None:
     sub.add_argument("quantized", type=Path, help="a file that `quantize` wrote")
     add_output(sub, None)
     sub = add_command(commands, validate)
-    sub.add_argument("subject", type=Path, help="a file that `export` or `build` wrote")
+    sub.add_argument("subjects", type=Path, nargs="+", metavar="FILE", help="files that `export` or `build` wrote")
     sub.add_argument("--checkpoint", type=Path, help="the checkpoint that an ONNX file was made from")
     add_data(sub, required=False)
     sub.add_argument("--bundle", type=Path, help="the bundle with the validation subset (an engine's own folder)")
