@@ -2,10 +2,16 @@
 
 import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
 
+import pytest
+
+from rmt_edge.bundle.pack import pack
 from tests.conftest import ROOT
+from tests.test_engine import needs_rtx
 
 
 def run_kit(script, *arguments):
@@ -33,3 +39,31 @@ def test_the_kernels_script_measures_nothing_without_a_gpu(tmp_path):
     assert done.returncode == 2
     assert "sees no NVIDIA GPU" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_the_engines_script_runs_dry_and_says_so(tmp_path, checkpoint, images, onnx_files, library_folder):
+    bundles = tmp_path / "kit" / "bundles"
+    bundles.mkdir(parents=True)
+    models = [onnx_files[name] for name in ("fp16", "int8")]
+    architectures = (platform.machine(),)
+    pack(models, checkpoint, images, library_folder, bundles / "nano.rmtedge", 20, architectures=architectures)
+    shutil.copy(checkpoint, bundles / "nano.safetensors")
+    options = ("--dry-run", "--batch", 1, 2, "--seconds", 0.2, "--peers", "torch", "--output", tmp_path)
+    done = run_kit("engines.sh", tmp_path / "kit", *options)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "engines_dry_run.json").read_text())
+    (bundle,) = record["bundles"]
+    assert record["dry_run"] and record["probe"] == "not tried" and bundle["failed"] == []
+    built = {(row["model"], row["retention"]) for row in bundle["rows"]}
+    assert built == {(x.name, y) for x in models for y in ("plugin", "native")}
+    assert {run["runner"] for x in bundle["latency"] for run in x["runs"]} == {"onnxruntime", "torch eager"}
+    assert {run["batch"] for x in bundle["latency"] for run in x["runs"]} == {1, 2}
+    assert "DRY RUN on a CPU, no engine was run" in (tmp_path / "engines_dry_run.md").read_text()
+
+
+def test_the_engines_script_wants_a_gpu_and_a_kit(tmp_path):
+    assert "sees no NVIDIA GPU" in run_kit("engines.sh", tmp_path).stderr
+    done = run_kit("engines.sh", tmp_path, "--dry-run")
+    assert done.returncode == 1 and "make the kit with bench/gpu/pack.sh" in done.stderr
