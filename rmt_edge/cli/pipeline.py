@@ -102,10 +102,11 @@ def report(args: argparse.Namespace) -> None:
 
 
 def deploy(args: argparse.Namespace) -> None:
-    """Quantise, export, build, validate and report, in one go."""
+    """Quantise, export, build, validate, estimate and report, in one go."""
     from rmt_edge.accuracy import checked_confidence, checked_max_drop, drop_message
     from rmt_edge.data import check_labels, open_dataset
     from rmt_edge.engine import build, check_plugin_library, load_backend
+    from rmt_edge.estimate_record import estimate_onnx
     from rmt_edge.export import export
     from rmt_edge.model.checkpoint import load_checkpoint
     from rmt_edge.quantize import calibration_set, quantize
@@ -137,6 +138,8 @@ def deploy(args: argparse.Namespace) -> None:
             onnx, args.checkpoint, args.data, None, args.max_drop, args.confidence, args.labels, args.workers
         )
         made += [quantized, onnx, engine, predictions]
+        if profile.bandwidth_gb_s is not None and recipe.precision != "fp32":
+            made.append(estimate_onnx(onnx, profile, profile.batches))
         if not manifest.details["within_max_drop"]:
             too_large.append(drop_message(manifest))
     page = report(args.output)
