@@ -15,6 +15,7 @@ from rmt_edge.report.plot import BAD, INK, LINE, MUTED, SERIES, SURFACE, canvas
 MARKERS = "os^DvP"
 # Behind a number that a line runs through.
 _PATCH = {"facecolor": SURFACE, "edgecolor": "none", "pad": 0.6}
+FAR = 10  # times the largest loss: a limit beyond it would press all losses into one line
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Point:
 
 
 def drops(entries: Sequence[tuple[str, float, tuple[float, float] | None]], limit: float | None, unit: str) -> Figure:
-    """Points lost with their 95 % intervals, one line each; the allowed drop as a dashed line."""
+    """Points lost with their 95 % intervals, one line each; the allowed drop as a dashed line, where it is near."""
     figure = canvas(64 + 30 * len(entries))
     axes = figure.subplots()
     for y, (_, drop, interval) in enumerate(entries):
@@ -42,7 +43,8 @@ def drops(entries: Sequence[tuple[str, float, tuple[float, float] | None]], limi
         axes.plot([drop], [y], "o", color=SERIES[0])
         axes.annotate(f"{drop:+.2f}", (drop, y), (0, 7), textcoords="offset points", ha="center", bbox=_PATCH)
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    if limit is not None:
+    largest = max((abs(x) for _, drop, interval in entries for x in (drop, *(interval or ()))), default=0.0)
+    if limit is not None and limit <= FAR * max(largest, 0.1):
         axes.axvline(limit, color=BAD, linestyle="--", linewidth=1.2)
         axes.annotate(f"allowed {limit:g}", (limit, -0.75), (-4, 0), textcoords="offset points", ha="right", color=BAD)
     _names(axes, [name for name, _, _ in entries])

@@ -51,7 +51,8 @@ def groups_of(content: dict[str, Any]) -> dict[tuple[str, int], Group]:
             points, peers = groups.setdefault((machine_name(record["machine"]), run["batch"]), ([], []))
             how = how_it_ran(run, record.get("retention"))
             if is_peer(run):
-                peers.append((how, run["p50_ms"]))
+                if (how, run["p50_ms"]) not in peers:  # it stands in the record of every file measured beside it
+                    peers.append((how, run["p50_ms"]))
             elif accuracy:
                 points.append(_point(f"{record['recipe']['name']}, {how}", run["p50_ms"], accuracy, is_estimate=False))
     for record in content["estimate"]:
