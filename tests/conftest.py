@@ -121,6 +121,6 @@ def library_folder(run_python):
     """The plugin libraries for one SM. They stay under build/; build.py makes them again if a source changed."""
     folder = ROOT / "build" / "test-plugin"
     arch = [x for name, compiler in COMPILERS.items() if shutil.which(compiler) for x in ("--arch", name)]
-    result = run_python("-m", "rmt_edge.plugin.build", "--sm", str(PLUGIN_SM), *arch, "--output", str(folder))
+    result = run_python("-m", "rmt_edge.cli", "plugin", "build", "--sm", str(PLUGIN_SM), *arch, "--output", str(folder))
     assert result.returncode == 0, result.stderr
     return folder

@@ -53,7 +53,7 @@ def library_folder():
     folder = REPOSITORY / "build" / "test-plugin"
     architectures = [x.values[0] for x in COMPILED_ARCHITECTURES if not x.marks[0].args[0]]
     arch = [x for name in architectures for x in ("--arch", name)]
-    result = run_python("-m", "rmt_edge.plugin.build", "--sm", str(SM), *arch, "--output", str(folder))
+    result = run_python("-m", "rmt_edge.cli", "plugin", "build", "--sm", str(SM), *arch, "--output", str(folder))
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -457,7 +457,7 @@ def test_kernel_from_shared_ptx_is_the_one_triton_makes(tmp_path, op):
 def test_up_to_date_library_is_not_built_again(library_folder, library):
     before = library.stat().st_mtime_ns
     arguments = ["--sm", str(SM), "--arch", platform.machine(), "--output", str(library_folder)]
-    result = run_python("-m", "rmt_edge.plugin.build", *arguments)
+    result = run_python("-m", "rmt_edge.cli", "plugin", "build", *arguments)
     assert result.returncode == 0, result.stderr
     assert "is up to date" in result.stderr
     assert result.stdout.splitlines() == [str(library)]
@@ -465,14 +465,14 @@ def test_up_to_date_library_is_not_built_again(library_folder, library):
 
 
 def test_unknown_gpu_generation_is_refused(tmp_path):
-    result = run_python("-m", "rmt_edge.plugin.build", "--sm", "61", "--output", str(tmp_path))
+    result = run_python("-m", "rmt_edge.cli", "plugin", "build", "--sm", "61", "--output", str(tmp_path))
     assert result.returncode == 1
     assert "SM 61 is not known" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_build_under_the_interpreter_is_refused(tmp_path):
-    result = run_python("-m", "rmt_edge.plugin.build", "--output", str(tmp_path), TRITON_INTERPRET="1")
+    result = run_python("-m", "rmt_edge.cli", "plugin", "build", "--output", str(tmp_path), TRITON_INTERPRET="1")
     assert result.returncode == 1
     assert "TRITON_INTERPRET is set" in result.stderr
 

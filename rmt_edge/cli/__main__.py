@@ -4,4 +4,5 @@ import sys
 
 from rmt_edge.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,11 +4,10 @@ Needs torch, triton and onnx, no GPU; the library needs none of them. Source of 
 triton/compiler and triton/backends/nvidia/compiler.py. A further op is one line of OPS, its C++ files in cpp/ and its
 creators in cpp/creators.cpp.
 
-    python -m rmt_edge.plugin.build                              everything, into build/plugin
-    python -m rmt_edge.plugin.build --sm 87 --arch aarch64       for an Orin alone
+    rmt-edge plugin build                              everything, into build/plugin
+    rmt-edge plugin build --sm 87 --arch aarch64       for an Orin alone
 """
 
-import argparse
 import hashlib
 import importlib
 import json
@@ -248,24 +247,3 @@ def build_libraries(
         sidecar.write_text(json.dumps(info, indent=2) + "\n")
         LOG.info("%s: %.1f MB, SM %s.", library, library.stat().st_size / 1e6, ", ".join(map(str, built_sms)))
     return libraries
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m rmt_edge.plugin.build", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("build/plugin"), help="folder of the libraries")
-    parser.add_argument("--sm", type=int, action="append", help="GPU generation, 87 for SM 8.7; repeat for several")
-    parser.add_argument("--arch", choices=native.ARCHITECTURES, action="append", help="processor; repeat for several")
-    parser.add_argument("--headers", type=Path, help="folder with NvInfer.h, 10.3 or later")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        libraries = build_libraries(arguments.output, arguments.sm, arguments.arch, arguments.headers)
-    except RmtEdgeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print("\n".join(map(str, libraries)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
