@@ -20,7 +20,8 @@ import torch
 from record import header
 
 from rmt_edge.artifact import ENGINE, read_manifest, write_json
-from rmt_edge.engine import PLUGIN_KINDS, RETENTIONS, build
+from rmt_edge.engine import RETENTIONS, build
+from rmt_edge.engine_layers import PLUGIN_KINDS
 from rmt_edge.export import export
 from rmt_edge.model.rmt import create_model
 from rmt_edge.model.variants import VARIANTS
