@@ -177,7 +177,7 @@ def test_the_page_is_the_same_every_time(content, html):
 
 
 def test_every_colour_of_a_plot_has_a_light_a_dark_and_a_printed_value(html):
-    css = (ROOT / "rmt_edge" / "page.css").read_text()
+    css = (ROOT / "rmt_edge" / "report" / "page.css").read_text()
     for name, (stand_in, light) in COLOURS.items():
         values = re.findall(rf"--{name}: (#\w+)", css)
         assert len(values) == 3 and values[0] == light, (name, values)
