@@ -82,6 +82,8 @@ def sensitivity(
     start = time.monotonic()
     dataset = open_dataset(data)
     count = image_count(dataset, images, IMAGES)
+    for which in by:
+        check_choice("--by", which, BY)  # before the long step
     subject = calibrated_subject(checkpoint, recipe, calibration, output_folder(output), preprocessing, weights)
     labels = labels_of(dataset, subject)
     calibrated = time.monotonic() - start
