@@ -183,6 +183,18 @@ def read_manifest(path: Path, kind: str) -> Manifest:
     return manifest
 
 
+def check_checkpoint(manifest: Manifest, checkpoint: Path) -> dict[str, str]:
+    """The checkpoint as a parent, if it is the one that the manifest's file was made from."""
+    made_from, given = manifest.details["checkpoint"], parent_of(checkpoint)
+    if made_from["sha256"] != given["sha256"]:
+        raise RmtEdgeError(
+            f"{manifest.name} was made from {made_from['name']} ({made_from['sha256'][:16]}…), not from {checkpoint} "
+            f"({given['sha256'][:16]}…).",
+            do="Pass the checkpoint that it was made from.",
+        )
+    return given
+
+
 def check_parent(child: Manifest, parent: Manifest) -> None:
     """Refuse a file that was made from an earlier version of its parent."""
     made_from = child.parents[0]["sha256"]

@@ -38,8 +38,8 @@ from rmt_edge.builder_config import (
 from rmt_edge.builder_log import log_for, progress
 from rmt_edge.engine_layers import layer_counts, layers_by_inspector, layers_in_log, plugin_layers_of
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.latency.measure import has_gpu, median_latency_ms
-from rmt_edge.machine import Gpu, Machine, this_machine
+from rmt_edge.latency.measure import median_latency_ms
+from rmt_edge.machine import Gpu, Machine, has_gpu, this_machine
 from rmt_edge.plugin.load import LIBRARIES, library_path, load_plugins, take_last_error
 from rmt_edge.preflight import check_build
 from rmt_edge.profile import DeviceProfile

@@ -29,9 +29,8 @@ from rmt_edge.artifact import (
 )
 from rmt_edge.fake_quant import FakeQuantizedLayers
 from rmt_edge.graph import onnx_from_deployed
-from rmt_edge.graph_writer import Ranges
 from rmt_edge.metrics import relative_error
-from rmt_edge.model.deploy import DeployedRMT
+from rmt_edge.model.deploy import DeployedRMT, Ranges
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.plugin.onnx_form import plugin_form, plugin_nodes
 from rmt_edge.recipe import PRECISIONS

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rmt_edge.graph_writer import INT8_MAX, Ranges, along_axis, int8_of, scale_of
-from rmt_edge.model.deploy import DeployedRMT
+from rmt_edge.graph_writer import INT8_MAX, along_axis, int8_of, scale_of
+from rmt_edge.model.deploy import DeployedRMT, Ranges
 
 Step = Callable[[Tensor], Tensor]
 

@@ -16,8 +16,8 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper
 
 from rmt_edge import __version__
 from rmt_edge.depthwise.onnx_function import OP_TYPES, depthwise_function
-from rmt_edge.graph_writer import GraphWriter, Ranges
-from rmt_edge.model.deploy import DeployedBlock, DeployedRMT
+from rmt_edge.graph_writer import GraphWriter
+from rmt_edge.model.deploy import DeployedBlock, DeployedRMT, Ranges
 from rmt_edge.model.rmt import stage_grid
 from rmt_edge.retention.onnx_function import DOMAIN, DOMAIN_VERSION, retention_function, retention_node
 

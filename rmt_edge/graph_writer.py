@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from rmt_edge.depthwise.onnx_function import depthwise_node
 from rmt_edge.depthwise.op import taps_from_conv_weight
+from rmt_edge.model.deploy import Ranges
 
 INT8_MAX = 127.0
 # The smallest normal FP16 number. A smaller scale would lose its own digits; a weight below it changes no FP16 sum.
 MIN_SCALE = 2.0**-14
-
-Ranges = dict[str, Tensor]
 
 
 @dataclass

@@ -28,8 +28,8 @@ from rmt_edge.depthwise.onnx_function import op_type_of
 from rmt_edge.engine import LIBRARIES, gpu_of, load_backend
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.export import deployed_from_file
-from rmt_edge.graph_writer import Ranges
 from rmt_edge.machine import this_machine
+from rmt_edge.model.deploy import Ranges
 from rmt_edge.model.plugin_form import PluginRMT
 from rmt_edge.plugin.layer import (
     Constant,

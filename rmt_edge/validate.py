@@ -32,6 +32,7 @@ from rmt_edge.artifact import (
     ONNX,
     PREDICTIONS,
     Manifest,
+    check_checkpoint,
     manifest_path,
     output_folder,
     parent_of,
@@ -68,13 +69,7 @@ def validate(
     max_drop, confidence = checked_max_drop(max_drop), checked_confidence(confidence)
     onnx_manifest = read_manifest(onnx_path, ONNX)
     folder = output_folder(output or onnx_path.parent)
-    source, given = onnx_manifest.details["checkpoint"], parent_of(checkpoint)
-    if source["sha256"] != given["sha256"]:
-        raise RmtEdgeError(
-            f"{onnx_path.name} was made from {source['name']} ({source['sha256'][:16]}…), not from {checkpoint} "
-            f"({given['sha256'][:16]}…).",
-            do="Pass the checkpoint that it was made from.",
-        )
+    given = check_checkpoint(onnx_manifest, checkpoint)
     dataset = open_dataset(data, labels_file)
     num_classes = onnx_manifest.details["num_classes"]
     labels = check_labels(dataset, num_classes)

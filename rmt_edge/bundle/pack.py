@@ -20,10 +20,10 @@ from rmt_edge.artifact import (
     ONNX,
     PLUGIN_ONNX,
     Manifest,
+    check_checkpoint,
     check_parent,
     manifest_path,
     output_folder,
-    parent_of,
     plugin_form_path,
     read_manifest,
     sha256_of,
@@ -143,13 +143,7 @@ def shared_details(models: dict[Path, Manifest], checkpoint: Path) -> dict[str, 
                 )
     if not checkpoint.is_file():
         raise RmtEdgeError(f"There is no checkpoint at {checkpoint}.")
-    made_from, given = manifest.details["checkpoint"], parent_of(checkpoint)
-    if made_from["sha256"] != given["sha256"]:
-        raise RmtEdgeError(
-            f"{first.name} was made from {made_from['name']} ({made_from['sha256'][:16]}…), not from {checkpoint} "
-            f"({given['sha256'][:16]}…).",
-            do="Pass the checkpoint that it was made from.",
-        )
+    check_checkpoint(manifest, checkpoint)
     return {name: manifest.details[name] for name in SHARED}
 
 

@@ -18,7 +18,6 @@ from typing import Any
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.percentiles import percentile_ms, summary
 from rmt_edge.latency.telemetry import Telemetry, doubts
-from rmt_edge.machine import has_gpu as has_gpu
 from rmt_edge.runtime.engine_runner import EngineRunner
 from rmt_edge.runtime.runner import Runner
 from rmt_edge.settings import check_positive

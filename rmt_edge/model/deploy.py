@@ -17,6 +17,9 @@ from rmt_edge.model.variants import VARIANTS
 from rmt_edge.preprocess import check_input_size
 from rmt_edge.retention.op import retention
 
+# INT8 ranges of modules, named as calibrate.py says: `<module>.weight_amax`, `<module>.input_amax`.
+Ranges = dict[str, Tensor]
+
 
 class Sum(nn.Module):
     """left + right: a residual addition as a module, so that it has a name, of which its INT8 ranges are."""

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt_edge.depthwise.op import depthwise_residual, depthwise_residual_norm, quantize_int8, taps_from_conv_weight
-from rmt_edge.graph_writer import Ranges, int8_of, scale_of
-from rmt_edge.model.deploy import DeployedBlock, DeployedRMT, nchw, nhwc
+from rmt_edge.graph_writer import int8_of, scale_of
+from rmt_edge.model.deploy import DeployedBlock, DeployedRMT, Ranges, nchw, nhwc
 from rmt_edge.retention.op import retention
 
 

@@ -27,10 +27,9 @@ from rmt_edge.calibrate import calibrate
 from rmt_edge.data import Dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.fake_quant import FakeQuantizedLayers, Step, first_step, steps_of
-from rmt_edge.graph_writer import Ranges
 from rmt_edge.metrics import drop_interval_points, drop_points, kl_nats, percent
 from rmt_edge.model.checkpoint import load_checkpoint
-from rmt_edge.model.deploy import DeployedRMT, deployed_from_model
+from rmt_edge.model.deploy import DeployedRMT, Ranges, deployed_from_model
 from rmt_edge.preprocess import Preprocessing, normalise
 from rmt_edge.quantize import calibration_set
 from rmt_edge.recipe import QuantizationRecipe
