@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rmt_edge.baseline import write_baseline
-from rmt_edge.data import open_dataset
-from rmt_edge.export import export
-from rmt_edge.quantize import quantize
-from rmt_edge.recipe import load_recipe
-from rmt_edge.validate import validate
+from rmt_edge.accuracy.validate import validate
+from rmt_edge.data.dataset import open_dataset
+from rmt_edge.gate.baseline import write_baseline
+from rmt_edge.graph.export import export
+from rmt_edge.quantization.quantize import quantize
+from rmt_edge.quantization.recipe import load_recipe
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 CHECKPOINT = REFERENCE / "rmt_nano_fashion_mnist.safetensors"

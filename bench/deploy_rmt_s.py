@@ -19,12 +19,12 @@ import torch
 from record import header
 
 from rmt_edge.artifact import ENGINE, ONNX, QUANTIZED, read_manifest, write_json
-from rmt_edge.engine import build
-from rmt_edge.export import export
+from rmt_edge.device.profile import load_profile
+from rmt_edge.engine.build import build
+from rmt_edge.graph.export import export
 from rmt_edge.model.rmt import create_model
-from rmt_edge.profile import load_profile
-from rmt_edge.quantize import quantize
-from rmt_edge.recipe import load_recipe
+from rmt_edge.quantization.quantize import quantize
+from rmt_edge.quantization.recipe import load_recipe
 
 IMAGES = 32
 

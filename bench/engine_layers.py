@@ -20,15 +20,15 @@ import torch
 from record import header
 
 from rmt_edge.artifact import ENGINE, read_manifest, write_json
-from rmt_edge.engine import RETENTIONS, build
-from rmt_edge.engine_layers import PLUGIN_KINDS
-from rmt_edge.export import export
+from rmt_edge.device.profile import load_profile
+from rmt_edge.engine.build import RETENTIONS, build
+from rmt_edge.engine.layers import PLUGIN_KINDS
+from rmt_edge.graph.export import export
 from rmt_edge.model.rmt import create_model
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.plugin.build import build_libraries
-from rmt_edge.profile import load_profile
-from rmt_edge.quantize import quantize
-from rmt_edge.recipe import PRECISIONS, load_recipe
+from rmt_edge.quantization.quantize import quantize
+from rmt_edge.quantization.recipe import PRECISIONS, load_recipe
 
 IMAGES = 8
 

@@ -18,13 +18,13 @@ import numpy as np
 from record import header
 from tqdm import tqdm
 
+from rmt_edge.accuracy.validate import validate
 from rmt_edge.artifact import ONNX, PREDICTIONS, manifest_path, parent_of, read_manifest, write_json
-from rmt_edge.data import open_dataset
-from rmt_edge.export import export
-from rmt_edge.quantize import quantize
-from rmt_edge.recipe import PRECISIONS, QuantizationRecipe, load_recipe
+from rmt_edge.data.dataset import open_dataset
+from rmt_edge.graph.export import export
+from rmt_edge.quantization.quantize import quantize
+from rmt_edge.quantization.recipe import PRECISIONS, QuantizationRecipe, load_recipe
 from rmt_edge.settings import ROOT, known_settings
-from rmt_edge.validate import validate
 
 REFERENCE = ROOT / "bench" / "reference"
 CHECKPOINT = REFERENCE / "rmt_nano_fashion_mnist.safetensors"

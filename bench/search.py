@@ -33,23 +33,23 @@ import torch
 import torch.nn.functional as F
 from record import header
 
+from rmt_edge.accuracy.validate import validate
 from rmt_edge.artifact import ONNX, PREDICTIONS, manifest_path, parent_of, read_manifest, write_json
-from rmt_edge.data import open_dataset
-from rmt_edge.estimate import Network, latency_ms
-from rmt_edge.export import export
+from rmt_edge.data.dataset import open_dataset
+from rmt_edge.device.profile import load_profile
+from rmt_edge.graph.export import export
+from rmt_edge.latency.roofline import Network, latency_ms
 from rmt_edge.metrics import drop_interval_points, drop_points
 from rmt_edge.model.checkpoint import load_checkpoint
-from rmt_edge.model.deploy import deployed_from_model
+from rmt_edge.model.folded import folded_from_model
 from rmt_edge.model.layers import layers_of
 from rmt_edge.model.rmt import create_model
-from rmt_edge.profile import load_profile
-from rmt_edge.quantize import quantize
-from rmt_edge.recipe import QuantizationRecipe, load_recipe
+from rmt_edge.quantization.quantize import quantize
+from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
 from rmt_edge.search.outcome import calibrated_subject, evaluate, summary
 from rmt_edge.search.search import Budget, ImageSets, search
 from rmt_edge.search.sensitivity import sensitivity
 from rmt_edge.settings import ROOT
-from rmt_edge.validate import validate
 
 REFERENCE = ROOT / "bench" / "reference"
 CHECKPOINT = REFERENCE / "rmt_nano_fashion_mnist.safetensors"
@@ -195,7 +195,7 @@ def auto_quantized(
 def auto_quantize_state(saving: set[str], sets: ImageSets, images: int, folder: Path) -> dict[str, Any]:
     """modelopt's scores of each layer, from which an assignment follows for any number of effective bits."""
     model = load_checkpoint(CHECKPOINT)
-    deployed = deployed_from_model(model, model.preprocessing.height, model.preprocessing.width)
+    folded = folded_from_model(model, model.preprocessing.height, model.preprocessing.width)
     others = [x.name for x in layers_of("rmt_nano") if x.name not in saving]
     batches = [
         (torch.from_numpy(pixels), torch.from_numpy(labels))
@@ -203,7 +203,7 @@ def auto_quantize_state(saving: set[str], sets: ImageSets, images: int, folder: 
     ]
     with contextlib.redirect_stdout(sys.stderr):
         _, state = mtq.auto_quantize(
-            deployed,
+            folded,
             constraints={"effective_bits": 12.0},
             quantization_formats=[mtq.INT8_DEFAULT_CFG],
             data_loader=batches,

@@ -14,7 +14,7 @@ import numpy as np
 from train_reference import HELD_OUT, SEED
 
 from rmt_edge.artifact import written_whole
-from rmt_edge.data import open_dataset
+from rmt_edge.data.dataset import open_dataset
 from rmt_edge.search.overlap import image_hashes
 
 IMAGES = 2_000

@@ -27,9 +27,9 @@ from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from rmt_edge.data import Dataset, open_dataset
+from rmt_edge.data.dataset import Dataset, open_dataset
+from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.model.rmt import create_model
-from rmt_edge.preprocess import Preprocessing, normalise
 
 SEED = 20260922
 SIDE = 64

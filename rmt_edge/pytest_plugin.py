@@ -42,7 +42,7 @@ def pytest_configure(config):
 @pytest.fixture
 def rmt_edge_baseline(request):
     """The baseline, with the limits of the test's marker: `.check(folder)` raises AssertionError if it is worse."""
-    gate = importlib.import_module("rmt_edge.gate")
+    gate = importlib.import_module("rmt_edge.gate.gate")
     path = _baseline_path(request.config)
     marker = request.node.get_closest_marker(MARKER)
     if marker is None:

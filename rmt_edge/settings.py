@@ -1,7 +1,7 @@
 """Settings as files: one TOML file is one frozen dataclass that checks itself.
 
-A recipe (recipe.py) or device profile (profile.py) is named by its path or, for those in this repository, by its file
-name without .toml. Every default is written in its dataclass and nowhere else.
+A recipe (quantization/recipe.py) or device profile (device/profile.py) is named by its path or, for those in this
+repository, by its file name without .toml. Every default is written in its dataclass and nowhere else.
 """
 
 import sys

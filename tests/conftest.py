@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.model.rmt import RMT, create_model
-from rmt_edge.preprocess import Preprocessing
-from rmt_edge.recipe import QuantizationRecipe, load_recipe
+from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
 from tests.golden import weights
 
 # Triton decides when it is imported whether to compile kernels or interpret them; without a GPU only the latter runs.
@@ -74,7 +74,7 @@ def recipes() -> dict[str, QuantizationRecipe]:
 @pytest.fixture(scope="session")
 def quantized(checkpoint, images, recipes, tmp_path_factory) -> dict[str, Path]:
     """The quantised checkpoint of each recipe. Read only: tests that change a file copy it first."""
-    from rmt_edge.quantize import quantize
+    from rmt_edge.quantization.quantize import quantize
 
     folder = tmp_path_factory.mktemp("artefacts")
     return {name: quantize(checkpoint, recipe, folder, images) for name, recipe in recipes.items()}
@@ -83,7 +83,7 @@ def quantized(checkpoint, images, recipes, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def onnx_files(quantized) -> dict[str, Path]:
     """The ONNX file of each recipe, beside its quantised checkpoint. Read only."""
-    from rmt_edge.export import export
+    from rmt_edge.graph.export import export
 
     return {name: export(path) for name, path in quantized.items()}
 
@@ -91,8 +91,8 @@ def onnx_files(quantized) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def exported(checkpoint, images, tmp_path_factory):
     """A function from the name of a recipe of calib/ to the ONNX file it makes of a few images. Read only."""
-    from rmt_edge.export import export
-    from rmt_edge.quantize import quantize
+    from rmt_edge.graph.export import export
+    from rmt_edge.quantization.quantize import quantize
 
     folder = tmp_path_factory.mktemp("recipes")
 

@@ -11,51 +11,35 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "rmt_edge"
 # Where each heavy package may be imported, of DESIGN.
 ALLOWED = {
-    "modelopt": {"calibrate.py"},
-    "tensorrt": {"engine.py", "plugin/load.py"},
-    "tensorrt_rtx": {"engine.py", "plugin/load.py"},
-    "triton": {"retention/kernels.py", "depthwise/kernels.py", "plugin/build.py"},
+    "modelopt": {"quantization/calibrate.py"},
+    "tensorrt": {"device/backend.py", "plugin/load.py"},
+    "tensorrt_rtx": {"device/backend.py", "plugin/load.py"},
+    "triton": {"ops/retention/kernels.py", "ops/depthwise/kernels.py", "plugin/build.py"},
 }
-# What a device runs must do without these.
+# What a device runs must do without the workstation's packages: all of these but the named exceptions.
 DEVICE_SIDE = (
-    "errors",
-    "artifact",
-    "settings",
-    "model.layers",
-    "recipe",
-    "profile",
-    "preprocess",
-    "metrics",
-    "accuracy",
-    "bundle.archive",
-    "bundle.subset",
-    "bundle.bundle",
-    "engine_accuracy",
-    "paired",
-    "resume",
-    "baseline",
-    "gate",
-    "pytest_plugin",
-    "engine",
-    "engine_layers",
-    "builder_config",
-    "builder_log",
-    "latency.bench",
-    "runtime.cuda_graph",
-    "runtime.engine_runner",
-    "latency.measure",
-    "latency.percentiles",
-    "runtime.runner",
-    "latency.sensors",
-    "latency.telemetry",
-    "latency.verdict",
-    "machine",
-    "preflight",
-    "doctor",
-    "cli.devices",
-    "plugin.load",
-    "plugin.layer",
-    "cli",
+    *("errors", "artifact", "settings", "metrics", "pytest_plugin", "cli", "cli.devices"),
+    *("data", "data.preprocess"),
+    *("ops", "plugin.load", "model.layers", "quantization", "quantization.recipe"),
+    *("device.backend", "device.doctor", "device.machine", "device.preflight", "device.profile"),
+    *("runtime.cuda_graph", "runtime.engine_runner", "runtime.runner"),
+    *("latency.bench", "latency.measure", "latency.percentiles", "latency.sensors", "latency.telemetry"),
+    *("latency.verdict",),
+    *("accuracy.paired", "accuracy.predictions", "accuracy.resume"),
+    *("engine.build", "engine.config", "engine.layers", "engine.log", "engine.plugin_layers"),
+    *("bundle.archive", "bundle.bundle", "bundle.subset", "bundle.validate", "gate.baseline", "gate.gate"),
+)
+# Imports point down these floors, of DESIGN: a package imports from its own and from those below it.
+FLOORS = (
+    {"cli"},
+    {"pipeline"},
+    {"engine", "bundle", "gate", "search", "report"},
+    {"graph", "latency", "accuracy"},
+    {"runtime"},
+    {"device", "quantization"},
+    {"plugin", "model"},
+    {"ops", "data"},
+    {"settings", "artifact", "metrics", "errors", "pytest_plugin"},
 )
 WORKSTATION_ONLY = {"torch", "modelopt", "triton", "onnxruntime", "onnx", "safetensors", "PIL", "matplotlib", "jinja2"}
 
@@ -66,6 +50,46 @@ def imports_of(path):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module.partition(".")[0]
+
+
+def rooms_of(path):
+    """The packages and top modules of rmt_edge that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module != "rmt_edge" else [f"rmt_edge.{alias.name}" for alias in node.names]
+        yield from (x.split(".")[1] for x in names if x.startswith("rmt_edge."))
+
+
+def test_imports_point_downwards():
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    upwards = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        inside = path.relative_to(PACKAGE)
+        room = inside.parts[0].removesuffix(".py")
+        if room != "__init__":
+            assert room in floor, f"{inside} lies in no room of DESIGN"
+            upwards += [f"{inside} imports {x}" for x in rooms_of(path) if x in floor and floor[x] < floor[room]]
+    assert upwards == []
+
+
+def test_packages_of_one_floor_do_not_import_each_other_in_circles():
+    edges = {}
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        edges.setdefault(room, set()).update(x for x in rooms_of(path) if x != room)
+
+    def reachable(room, seen):
+        for x in edges.get(room, ()):
+            if x not in seen:
+                seen.add(x)
+                reachable(x, seen)
+        return seen
+
+    rooms = {x for floor in FLOORS for x in floor}
+    assert {room for room in rooms if room in reachable(room, set())} == set()
 
 
 @pytest.mark.parametrize("package", ALLOWED)

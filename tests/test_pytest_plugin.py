@@ -6,10 +6,10 @@ from dataclasses import fields
 
 import pytest
 
-from rmt_edge.baseline import write_baseline
-from rmt_edge.gate import Limits
+from rmt_edge.gate.baseline import write_baseline
+from rmt_edge.gate.gate import Limits
 from tests.conftest import ROOT
-from tests.test_baseline import ORIN, make_results
+from tests.gate.test_baseline import ORIN, make_results
 
 pytest_plugins = ["pytester"]
 

@@ -6,13 +6,13 @@ import re
 import numpy as np
 import pytest
 
+from rmt_edge.accuracy.validate import validate
 from rmt_edge.artifact import sha256_of
-from rmt_edge.data import open_dataset
-from rmt_edge.export import export
+from rmt_edge.data.dataset import open_dataset
+from rmt_edge.graph.export import export
 from rmt_edge.model.checkpoint import load_checkpoint
-from rmt_edge.quantize import quantize
-from rmt_edge.recipe import load_recipe
-from rmt_edge.validate import validate
+from rmt_edge.quantization.quantize import quantize
+from rmt_edge.quantization.recipe import load_recipe
 from tests.conftest import REFERENCE, ROOT
 
 CHECKPOINT = REFERENCE / "rmt_nano_fashion_mnist.safetensors"

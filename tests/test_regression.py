@@ -13,10 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from rmt_edge.accuracy.validate import validate
 from rmt_edge.artifact import QUANTIZED, manifest_path, read_manifest, write_manifest
-from rmt_edge.export import export
-from rmt_edge.gate import Baseline, Limits
-from rmt_edge.validate import validate
+from rmt_edge.gate.gate import Baseline, Limits
+from rmt_edge.graph.export import export
 from tests.conftest import REFERENCE, ROOT
 
 CHECKPOINT = REFERENCE / "rmt_nano_fashion_mnist.safetensors"

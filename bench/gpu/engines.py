@@ -5,7 +5,7 @@ the bundle carries, and timed by the code of `rmt-edge bench`, with transfers an
 without, beside PyTorch eager and torch.compile in the same turns. Power, clocks and temperature are sampled. What fails
 is recorded with its message and the rest goes on; what the time limit leaves no room for is listed.
 
-First the probe: does TensorRT-RTX run on this card at all? Where it does not, one level down: the deployment form in
+First the probe: does TensorRT-RTX run on this card at all? Where it does not, one level down: the folded form in
 PyTorch under a CUDA graph, once with the plugin library's kernels by their C entry points, once with PyTorch's own
 operators (kernel_form.py).
 
@@ -30,16 +30,17 @@ from record import header
 
 from rmt_edge.artifact import ONNX, read_manifest, write_json
 from rmt_edge.bundle.bundle import LIBRARIES, chosen_models, read_folder, unpack
-from rmt_edge.engine import build
-from rmt_edge.engine_accuracy import open_engine, validate_engine, validate_onnx
+from rmt_edge.bundle.validate import validate_engine, validate_onnx
+from rmt_edge.device.machine import this_machine
+from rmt_edge.device.profile import DeviceProfile, load_profile
+from rmt_edge.engine.build import build
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.bench import Subject, bench
 from rmt_edge.latency.measure import MeasureSettings
 from rmt_edge.latency.verdict import verdict
-from rmt_edge.machine import this_machine
 from rmt_edge.plugin.load import library_path
-from rmt_edge.profile import DeviceProfile, load_profile
 from rmt_edge.runtime.onnx_runner import OnnxRunner
+from rmt_edge.runtime.open import open_engine
 from rmt_edge.runtime.torch_runner import peers_of
 
 HAS_GPU = torch.cuda.is_available()
@@ -118,7 +119,7 @@ def attempt(folder: Path, onnx: str, retention: str, args: argparse.Namespace, s
 
 
 def below_engines(bundle: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """The deployment form in PyTorch with and without the plugin's kernels, or why not."""
+    """The folded form in PyTorch with and without the plugin's kernels, or why not."""
     try:
         folder = unpack(bundle, args.work / bundle.stem)
         return compare_forms(bundle.with_suffix(".safetensors"), library_path(folder / LIBRARIES), tuple(args.batch))

@@ -1,8 +1,9 @@
-"""One level below engines: the deployment form in PyTorch under a CUDA graph, with and without the plugin's kernels.
+"""One level below engines: the folded form in PyTorch under a CUDA graph, with and without the plugin's kernels.
 
-For a card on which TensorRT-RTX does not run. Both forms are model/plugin_form.py in FP16, so they differ in nothing
+For a card on which TensorRT-RTX does not run. Both forms are engine/torch_module.py in FP16, so they differ in nothing
 but the two ops: `kernels` launches the plugin library's cubins by their C entry points, `operators` computes the
-references of retention/op.py and depthwise/op.py. Errors are against the float32 deployment form on the same images.
+references of ops/retention/op.py and ops/depthwise/op.py. Errors are against the float32 folded form on the same
+images.
 """
 
 import ctypes
@@ -13,13 +14,13 @@ from typing import Any
 import torch
 from kernels import graph_form, latencies_ms
 
-from rmt_edge.model import plugin_form
+from rmt_edge.engine import torch_module as plugin_form
+from rmt_edge.engine.torch_module import PluginRMT
 from rmt_edge.model.checkpoint import load_checkpoint
-from rmt_edge.model.deploy import deployed_from_model
-from rmt_edge.model.plugin_form import PluginRMT
+from rmt_edge.model.folded import folded_from_model
 from rmt_edge.plugin import load
 
-FLOAT16 = 1  # RMT_EDGE_FLOAT16 of plugin/cpp/libraryApi.h
+FLOAT16 = 1  # RMT_EDGE_FLOAT16 of plugin/cpp/common/libraryApi.h
 IMAGES = 8  # for the errors
 
 
@@ -80,11 +81,11 @@ def compare_forms(checkpoint: Path, library: Path, batches: tuple[int, ...]) -> 
     """Errors and latencies of both forms of a checkpoint. The ops stay with the library's kernels afterwards."""
     model = load_checkpoint(checkpoint)
     size = model.preprocessing
-    deployed = deployed_from_model(model, size.height, size.width)
+    folded = folded_from_model(model, size.height, size.width)
     images = torch.randn(max(*batches, IMAGES), 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        wanted = deployed(images[:IMAGES])
-        form = PluginRMT(deployed, {}, torch.float16).eval().cuda()
+        wanted = folded(images[:IMAGES])
+        form = PluginRMT(folded, {}, torch.float16).eval().cuda()
         images = images.cuda()
         found: dict[str, Any] = {"checkpoint": checkpoint.name, "rows": []}
         for name in ("operators", "kernels"):

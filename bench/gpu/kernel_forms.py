@@ -2,8 +2,8 @@
 
 `public` is the public code's sequence of operations, with its decay masks made once, outside the timing, as that code
 makes them once a stage; `compiled` the same under torch.compile; `sdpa` the same with scaled_dot_product_attention and
-the decay as its mask; `kernels` retention/kernels.py; `library` the plugin library's own cubins by its C entry point.
-What is right is retention/op.py's to say; all of these are held to it.
+the decay as its mask; `kernels` ops/retention/kernels.py; `library` the plugin library's own cubins by its C entry
+point. What is right is ops/retention/op.py's to say; all of these are held to it.
 """
 
 import ctypes
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from rmt_edge.model.rmt import RelativePosition, stage_grid
 from rmt_edge.model.variants import VARIANTS
+from rmt_edge.ops.retention import kernels
+from rmt_edge.ops.retention.op import axis_distance, manhattan_distance, theta_shift
 from rmt_edge.plugin import load
-from rmt_edge.retention import kernels
-from rmt_edge.retention.op import axis_distance, manhattan_distance, theta_shift
 
 DECAY_RANGE = 4
 Run = Callable[[], Tensor]

@@ -45,8 +45,8 @@ from kernel_forms import (  # noqa: E402
 from record import header  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from rmt_edge.ops.retention.op import retention  # noqa: E402
 from rmt_edge.plugin import load  # noqa: E402
-from rmt_edge.retention.op import retention  # noqa: E402
 
 VARIANTS = ("rmt_t", "rmt_s", "rmt_b", "rmt_l")
 BATCHES = (1, 8, 64, 256)
@@ -54,7 +54,7 @@ INPUT_SIZE = 224
 WARM_UP, ITERATIONS = 5, 30
 FLUSH_BYTES = 256 * 2**20  # more than any L2
 COPY_BYTES = 2**30
-FLOAT32_LIMIT = 2e-5  # tests/test_retention_kernels.py
+FLOAT32_LIMIT = 2e-5  # tests/ops/retention/test_kernels.py
 PEERS = ("eager", "public", "compiled", "sdpa")
 PEER_SLACK = 4  # peers must compute the same function; how well they round is theirs
 TARGETS = {"eager": 5.0, "sdpa": 1.5, "floor_fraction": 0.6}  # at batch 8 and more

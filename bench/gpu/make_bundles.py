@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save_file
 
 from rmt_edge.bundle.pack import pack
-from rmt_edge.data import open_dataset
-from rmt_edge.export import export
+from rmt_edge.data.dataset import open_dataset
+from rmt_edge.graph.export import export
 from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.model.rmt import create_model
-from rmt_edge.quantize import quantize
-from rmt_edge.recipe import load_recipe
+from rmt_edge.quantization.quantize import quantize
+from rmt_edge.quantization.recipe import load_recipe
 
 REFERENCE = Path(__file__).resolve().parent.parent / "reference"
 RECIPES = ("fp16", "int8")

@@ -1,7 +1,7 @@
 """Accuracy of one model against another on the same images: metrics, the runs that they come from, their record.
 
-For the workstation and the device alike: numpy alone. validate.py holds an ONNX file to its checkpoint over a whole
-data set, engine_accuracy.py an engine to the float32 logits of a bundle's validation subset.
+For the workstation and the device alike: numpy alone. accuracy/validate.py holds an ONNX file to its checkpoint over a
+whole data set, bundle/validate.py an engine to the float32 logits of a bundle's validation subset.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,23 +11,21 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from rmt_edge.accuracy.paired import Top, flips, per_class
 from rmt_edge.artifact import PREDICTIONS, Manifest, write_manifest, written_whole
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import (
     INTERVAL_METHOD,
     discordant,
     drop_interval_points,
     drop_points,
-    drop_upper_points,
     hits,
     mcnemar_p,
     percent,
     top_classes,
 )
-from rmt_edge.paired import Top, flips, per_class
-from rmt_edge.preprocess import Preprocessing
 
-MAX_DROP_POINTS = 0.5
 BATCH = 50
 KEPT = 5  # classes kept per image
 
@@ -63,30 +61,6 @@ def accuracy(
     }
 
 
-def judgement(
-    reference: np.ndarray,
-    classes: np.ndarray,
-    labels: np.ndarray,
-    max_drop: float | None = None,
-    confidence: float | None = None,
-) -> dict[str, Any]:
-    """Whether no more top-1 is lost than max_drop points; arrays as in `accuracy`.
-
-    With a confidence, the upper end of the drop's one-sided interval at that confidence must not lie above max_drop;
-    without, the drop on these images.
-    """
-    max_drop, confidence = checked_max_drop(max_drop), checked_confidence(confidence)
-    reference_hits, subject_hits = hits(reference[:, :1], labels), hits(classes[:, :1], labels)
-    upper = None if confidence is None else drop_upper_points(reference_hits, subject_hits, confidence)
-    judged = drop_points(reference_hits, subject_hits) if upper is None else upper
-    return {
-        "max_drop_points": max_drop,
-        "confidence": confidence,
-        "drop_upper_points": upper,
-        "within_max_drop": judged <= max_drop,
-    }
-
-
 def top_of(logits: np.ndarray) -> Top:
     """The KEPT best classes of each image and their logits. logits: (b, classes)."""
     classes = top_classes(logits, KEPT).astype(np.int32)
@@ -108,37 +82,6 @@ def logits_of(
                 "Use the recipe fp32 to see whether it is the precision.",
             )
         yield logits
-
-
-def checked_max_drop(max_drop: float | None) -> float:
-    """The points of top-1 that may be lost: as given, or half a point."""
-    if max_drop is None:
-        return MAX_DROP_POINTS
-    if not 0 <= max_drop <= 100:
-        raise RmtEdgeError(f"--max-drop is {max_drop:g}.", "it is a number of points, 0 to 100.")
-    return max_drop
-
-
-def checked_confidence(confidence: float | None) -> float | None:
-    """The confidence of the gate's one-sided interval; None for a gate on the images seen alone."""
-    if confidence is not None and not 0.5 <= confidence < 1:
-        raise RmtEdgeError(f"--confidence is {confidence:g}.", "it is a probability, 0.5 to below 1, such as 0.95.")
-    return confidence
-
-
-def drop_message(manifest: Manifest) -> str:
-    """One sentence for a drop above the limit: the drop, its interval, the limit."""
-    details = manifest.details
-    low, high = details["drop_interval_points"]
-    lost = (
-        f"{manifest.parents[0]['name']} loses {details['drop_points']:.2f} points of top-1 "
-        f"({details['reference_top1_percent']:.2f} % → {details['top1_percent']:.2f} %; "
-        f"95 % interval of the loss {low:+.2f} to {high:+.2f})"
-    )
-    limit = f"more than the {details['max_drop_points']:g} that --max-drop allows."
-    if details.get("confidence") is None:
-        return f"{lost}, {limit}"
-    return f"{lost}; with {details['confidence']:.1%} confidence up to {details['drop_upper_points']:.2f}, {limit}"
 
 
 def write_predictions(

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from rmt_edge.accuracy.paired import Top
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.paired import Top
 
 _CHUNK = struct.Struct("<QI")  # first image, crc32
 _MAX_IDENTITY = 1 << 16  # bytes; a longer first line is none of ours

@@ -3,7 +3,7 @@
 Reference: the float32 PyTorch model as published, out of the very checkpoint. Subject: the very ONNX file that engines
 are built from, through ONNX Runtime. Both see the same preprocessed images; all metrics are paired per image. The five
 best classes of every image and their logits are kept, so that any other metric can be computed later, and kept from the
-first batch on, so that a run that was killed continues (resume.py).
+first batch on, so that a run that was killed continues (accuracy/resume.py).
 """
 
 import logging
@@ -16,18 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmt_edge.accuracy import (
-    BATCH,
-    KEPT,
-    Run,
-    accuracy,
-    checked_confidence,
-    checked_max_drop,
-    judgement,
-    logits_of,
-    top_of,
-    write_predictions,
-)
+from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, judgement
+from rmt_edge.accuracy.paired import Top, worst_images
+from rmt_edge.accuracy.predictions import BATCH, KEPT, Run, accuracy, logits_of, top_of, write_predictions
+from rmt_edge.accuracy.resume import finish, resumed
 from rmt_edge.artifact import (
     ONNX,
     PREDICTIONS,
@@ -39,12 +31,10 @@ from rmt_edge.artifact import (
     read_manifest,
     versions,
 )
-from rmt_edge.data import Dataset, check_labels, open_dataset
+from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.checkpoint import load_checkpoint
-from rmt_edge.paired import Top, worst_images
-from rmt_edge.preprocess import Preprocessing
-from rmt_edge.resume import finish, resumed
 from rmt_edge.runtime.onnx_runner import OnnxRunner
 
 logger = logging.getLogger(__name__)

@@ -19,12 +19,12 @@ from tqdm import tqdm
 from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of
 from rmt_edge.bundle.archive import MAX_BYTES, Member, copy_member, open_archive, refuse
 from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, Subset, load_subset
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.preprocess import Preprocessing
+from rmt_edge.plugin.load import BUNDLE_INDEX, BUNDLED_LIBRARIES
 
 SUFFIX = ".rmtedge"
-INDEX = "bundle.json"
-LIBRARIES = "libraries"
+INDEX, LIBRARIES = BUNDLE_INDEX, BUNDLED_LIBRARIES
 FORMAT = 1
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rmt_edge.accuracy import BATCH, accuracy, logits_of
+from rmt_edge.accuracy.predictions import BATCH, accuracy, logits_of
 from rmt_edge.artifact import (
     ONNX,
     PLUGIN_ONNX,
@@ -33,13 +33,13 @@ from rmt_edge.artifact import (
 from rmt_edge.bundle.archive import MAX_BYTES, Member, write_archive, wrong_name
 from rmt_edge.bundle.bundle import INDEX, LIBRARIES, SUFFIX, Index, Model
 from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, Subset, choose
-from rmt_edge.data import Dataset, check_labels, open_dataset
+from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import top_classes
 from rmt_edge.model.checkpoint import load_checkpoint
+from rmt_edge.plugin.cxx import ARCHITECTURES
 from rmt_edge.plugin.load import library_name
-from rmt_edge.plugin.native import ARCHITECTURES
-from rmt_edge.preprocess import Preprocessing
 
 DEFAULT_IMAGES = 512
 # What all models of a bundle have in common: one subset of images and one set of float32 logits serves them all.

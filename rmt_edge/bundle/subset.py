@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.preprocess import Preprocessing, normalise
 
 IMAGES, LABELS, LOGITS = (f"validation/{name}.npy" for name in ("images", "labels", "logits"))
 NAMES = "validation/names.json"

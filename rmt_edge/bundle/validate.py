@@ -2,7 +2,7 @@
 
 Reference: the float32 PyTorch model's logits on the same images, made on the workstation and carried by the bundle.
 Subject: the very engine file, on this GPU; or, on a workstation, an ONNX file of the bundle through ONNX Runtime, which
-is the same but for the runner. Metrics are those of validate.py, and the distance of the logits besides.
+is the same but for the runner. Metrics are those of accuracy/validate.py, and the distance of the logits besides.
 """
 
 import logging
@@ -14,29 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.accuracy import (
-    BATCH,
-    Run,
-    accuracy,
-    checked_confidence,
-    checked_max_drop,
-    judgement,
-    logits_of,
-    top_of,
-    write_predictions,
-)
+from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, judgement
+from rmt_edge.accuracy.paired import worst_images
+from rmt_edge.accuracy.predictions import BATCH, Run, accuracy, logits_of, top_of, write_predictions
 from rmt_edge.artifact import ENGINE, ONNX, Manifest, output_folder, parent_of, read_manifest
-from rmt_edge.bundle.bundle import INDEX, LIBRARIES, SUFFIX, Index, read_folder, subset_of, unpack
+from rmt_edge.bundle.bundle import SUFFIX, Index, read_folder, subset_of, unpack
 from rmt_edge.bundle.subset import IMAGES
-from rmt_edge.engine import LIBRARIES as DEFAULT_LIBRARIES
-from rmt_edge.engine import load_backend
+from rmt_edge.data.preprocess import Preprocessing
+from rmt_edge.device.machine import this_machine
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.machine import this_machine
 from rmt_edge.metrics import relative_error, sqnr_db
-from rmt_edge.paired import worst_images
-from rmt_edge.plugin.load import library_path
-from rmt_edge.preprocess import Preprocessing
-from rmt_edge.runtime.engine_runner import EngineRunner, check_library
 
 logger = logging.getLogger(__name__)
 
@@ -177,22 +164,3 @@ def logit_distance(logits: np.ndarray, reference: np.ndarray) -> dict[str, float
     ratio_db = sqnr_db(logits, reference)
     distance = relative_error(logits, reference)
     return {"logits_relative_error": distance, "logits_sqnr_db": None if math.isinf(ratio_db) else ratio_db}
-
-
-def open_engine(engine: Path, libraries: Path | None = None) -> EngineRunner:
-    """The runner of an engine, to be used as a context manager, with the plugin library that it was built with.
-
-    libraries: the folder of plugin libraries; by default that of the unpacked bundle in which the engine lies.
-    """
-    details = read_manifest(engine, ENGINE).details
-    library = None
-    if details["plugin_library"] is not None:
-        library = library_path(libraries or libraries_beside(engine.parent))
-        check_library(engine, library)
-    backend = details.get("backend", {}).get("name") or details["profile"]["backend"]
-    return EngineRunner(engine, load_backend(backend), library)
-
-
-def libraries_beside(folder: Path) -> Path:
-    """The folder of plugin libraries for what lies in a folder: the bundle's own in an unpacked bundle."""
-    return folder / LIBRARIES if (folder / INDEX).is_file() else DEFAULT_LIBRARIES

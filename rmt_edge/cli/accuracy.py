@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from rmt_edge.cli.options import OUTPUT, add_checkpoint, add_command, add_output, preprocessing_of
-from rmt_edge.profile import load_profile
-from rmt_edge.recipe import load_recipe
+from rmt_edge.device.profile import load_profile
+from rmt_edge.quantization.recipe import load_recipe
 
 RECIPE = "int8"
 

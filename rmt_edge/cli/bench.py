@@ -50,8 +50,8 @@ def _open(path: Path, args: argparse.Namespace, stack: contextlib.ExitStack):
 
 
 def _engine_runner(path: Path, libraries: Path | None):
-    from rmt_edge.engine_accuracy import open_engine
-    from rmt_edge.preflight import check_engine
+    from rmt_edge.device.preflight import check_engine
+    from rmt_edge.runtime.open import open_engine
 
     check_engine(path, library=libraries)
     return open_engine(path, libraries)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rmt_edge.bundle.bundle import LIBRARIES, SUFFIX, chosen_models, read_folder, unpack
 from rmt_edge.cli.options import add_command, add_output, add_retention
+from rmt_edge.device.profile import load_profile
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.profile import load_profile
 
 
 def build(args: argparse.Namespace) -> None:
@@ -14,7 +14,7 @@ def build(args: argparse.Namespace) -> None:
     if args.via == "torch-tensorrt":
         _build_torch_tensorrt(args)
         return
-    from rmt_edge.engine import build as run
+    from rmt_edge.engine.build import build as run
 
     profile = load_profile(args.device)
     is_packed = args.source.suffix == SUFFIX
@@ -32,7 +32,7 @@ def build(args: argparse.Namespace) -> None:
 
 def _build_torch_tensorrt(args: argparse.Namespace) -> None:
     """The second road, which needs PyTorch: apart from `build`, which a device runs without."""
-    from rmt_edge.torch_trt import build_torch_tensorrt
+    from rmt_edge.engine.torch_trt import build_torch_tensorrt
 
     if args.recipes:
         raise RmtEdgeError("--recipes chooses among a bundle's models.", f"{args.source} is one model.")

@@ -10,7 +10,7 @@ def pack(args: argparse.Namespace) -> None:
     """Put exported models, plugin libraries and a validation subset into one file for a device."""
     from rmt_edge.bundle.pack import ARCHITECTURES
     from rmt_edge.bundle.pack import pack as run
-    from rmt_edge.engine import LIBRARIES
+    from rmt_edge.plugin.load import LIBRARIES
 
     architectures = () if args.without_libraries else tuple(dict.fromkeys(args.arch or ARCHITECTURES))
     libraries = args.libraries or LIBRARIES

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rmt_edge.cli.options import add_command
+from rmt_edge.device.machine import Machine, this_machine
+from rmt_edge.device.profile import DeviceProfile, load_profile, profile_names
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.machine import Machine, this_machine
-from rmt_edge.profile import DeviceProfile, load_profile, profile_names
 
 COLUMNS = ("name", "device", "SM", "GiB", "backend", "TensorRT", "GB/s", "FP16 TFLOPS", "INT8 TOPS", "batches")
 logger = logging.getLogger("rmt_edge")
@@ -31,7 +31,7 @@ def devices(args: argparse.Namespace) -> None:
 
 def doctor(args: argparse.Namespace) -> None:
     """Tell what this machine is, which profiles fit it, and what each command lacks here."""
-    from rmt_edge.doctor import diagnose
+    from rmt_edge.device.doctor import diagnose
 
     diagnosis = diagnose(this_machine(), _commands())
     if args.command is not None:
@@ -53,7 +53,7 @@ def doctor(args: argparse.Namespace) -> None:
 
 def preflight(args: argparse.Namespace) -> None:
     """Check that an engine can be opened here: its file, GPU, TensorRT version, plugin library and ONNX file."""
-    from rmt_edge.preflight import check_engine
+    from rmt_edge.device.preflight import check_engine
 
     manifest = check_engine(args.engine, library=args.library)
     backend = manifest.details["backend"]

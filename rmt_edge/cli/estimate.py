@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 from rmt_edge.cli.options import add_command, add_output
-from rmt_edge.profile import load_profile
+from rmt_edge.device.profile import load_profile
 
 
 def estimate(args: argparse.Namespace) -> None:
     """Estimate the latency of an ONNX file on a device by a roofline: an estimate, no measurement."""
-    from rmt_edge.estimate_record import estimate_onnx
+    from rmt_edge.latency.estimate import estimate_onnx
 
     profile = load_profile(args.device)
     path = estimate_onnx(args.onnx, profile, tuple(args.batch or profile.batches), args.output)

@@ -9,14 +9,14 @@ from rmt_edge.errors import RmtEdgeError
 
 def baseline(args: argparse.Namespace) -> None:
     """Write what a folder of results reached as the baseline for later ones."""
-    from rmt_edge.baseline import write_baseline
+    from rmt_edge.gate.baseline import write_baseline
 
     print(write_baseline(args.folder, args.output))
 
 
 def gate(args: argparse.Namespace) -> None:
     """Compare results with a baseline; exit 1 if accuracy, latency or size are worse by more than the limits."""
-    from rmt_edge.gate import Limits, compare, table
+    from rmt_edge.gate.gate import Limits, compare, table
 
     given = {name: getattr(args, name) for name in Limits.__dataclass_fields__}
     rows = compare(args.baseline, args.results, Limits(**{k: v for k, v in given.items() if v is not None}))

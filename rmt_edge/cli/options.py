@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.preprocess import Preprocessing
 from rmt_edge.settings import read_toml
 
 OUTPUT = Path("deployed")

@@ -16,16 +16,16 @@ from rmt_edge.cli.options import (
     add_retention,
     preprocessing_of,
 )
+from rmt_edge.device.profile import load_profile
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.profile import load_profile
-from rmt_edge.recipe import load_recipe
+from rmt_edge.quantization.recipe import load_recipe
 
 logger = logging.getLogger("rmt_edge")
 
 
 def quantize(args: argparse.Namespace) -> None:
-    """Fold a checkpoint into its deployment form and calibrate it."""
-    from rmt_edge.quantize import quantize as run
+    """Fold a checkpoint into the form that is deployed and calibrate it."""
+    from rmt_edge.quantization.quantize import quantize as run
 
     recipe = load_recipe(args.recipe)
     print(run(args.checkpoint, recipe, args.output, args.calibration, preprocessing_of(args), args.weights))
@@ -33,7 +33,7 @@ def quantize(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write the ONNX file of a quantised checkpoint and check it against PyTorch."""
-    from rmt_edge.export import export as run
+    from rmt_edge.graph.export import export as run
 
     print(run(args.quantized, args.output))
 
@@ -44,7 +44,7 @@ def validate(args: argparse.Namespace) -> None:
     An ONNX file is held to its checkpoint over a data set, or, with --bundle, to the validation subset of a bundle that
     it is in; an engine to the subset of the bundle that it was built from.
     """
-    from rmt_edge.accuracy import drop_message
+    from rmt_edge.accuracy.limits import drop_message
 
     too_large = []
     for subject in args.subjects:
@@ -57,8 +57,9 @@ def validate(args: argparse.Namespace) -> None:
 
 
 def _validate_engine(subject: Path, args: argparse.Namespace) -> tuple[Path, Manifest]:
-    from rmt_edge.engine_accuracy import open_engine, validate_engine
-    from rmt_edge.preflight import check_engine
+    from rmt_edge.bundle.validate import validate_engine
+    from rmt_edge.device.preflight import check_engine
+    from rmt_edge.runtime.open import open_engine
 
     if args.checkpoint or args.data or args.labels:
         raise RmtEdgeError(
@@ -70,9 +71,9 @@ def _validate_engine(subject: Path, args: argparse.Namespace) -> tuple[Path, Man
 
 
 def _validate_onnx(subject: Path, args: argparse.Namespace) -> tuple[Path, Manifest]:
-    from rmt_edge.engine_accuracy import validate_onnx
+    from rmt_edge.accuracy.validate import validate as run
+    from rmt_edge.bundle.validate import validate_onnx
     from rmt_edge.runtime.onnx_runner import OnnxRunner
-    from rmt_edge.validate import validate as run
 
     if args.bundle is not None:
         if args.checkpoint or args.data or args.labels:
@@ -103,15 +104,16 @@ def report(args: argparse.Namespace) -> None:
 
 def deploy(args: argparse.Namespace) -> None:
     """Quantise, export, build, validate, estimate and report, in one go."""
-    from rmt_edge.accuracy import checked_confidence, checked_max_drop, drop_message
-    from rmt_edge.data import check_labels, open_dataset
-    from rmt_edge.engine import build, check_plugin_library, load_backend
-    from rmt_edge.estimate_record import estimate_onnx
-    from rmt_edge.export import export
+    from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, drop_message
+    from rmt_edge.accuracy.validate import checked_workers, validate
+    from rmt_edge.data.dataset import check_labels, open_dataset
+    from rmt_edge.device.backend import load_backend
+    from rmt_edge.engine.build import build, check_plugin_library
+    from rmt_edge.graph.export import export
+    from rmt_edge.latency.estimate import estimate_onnx
     from rmt_edge.model.checkpoint import load_checkpoint
-    from rmt_edge.quantize import calibration_set, quantize
+    from rmt_edge.quantization.quantize import calibration_set, quantize
     from rmt_edge.report.collect import report
-    from rmt_edge.validate import checked_workers, validate
 
     start = time.monotonic()
     # What can be refused is refused before the first long step.

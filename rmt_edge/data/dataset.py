@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rmt_edge.decoding import IMAGE_SUFFIXES, decoded_by_workers, default_workers, fit, no_image, read_image
+from rmt_edge.data.decoding import IMAGE_SUFFIXES, decoded_by_workers, default_workers, fit, no_image, read_image
+from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.preprocess import Preprocessing, normalise
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What an image goes through before the network: the geometry and pixel scaling that a checkpoint was trained with.
 
 One definition for the checkpoint, the quantised model and every engine. numpy only, so that a device can import it;
-decoding and resizing of files is in data.py.
+decoding and resizing of files is in data/dataset.py.
 """
 
 import math

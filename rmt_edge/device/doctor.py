@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rmt_edge.machine import Machine, run_command
+from rmt_edge.device.backend import BACKENDS
+from rmt_edge.device.machine import Machine, run_command
+from rmt_edge.device.preflight import JETPACK_INSTALL, JETPACK_UPDATE, free_disk_mib
+from rmt_edge.device.profile import load_profile, misfit, profile_names, version_numbers
 from rmt_edge.plugin.load import LIBRARIES, library_name
-from rmt_edge.preflight import JETPACK_INSTALL, JETPACK_UPDATE, free_disk_mib
-from rmt_edge.profile import load_profile, misfit, profile_names, version_numbers
 from rmt_edge.settings import ROOT
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 # What no import shows, by command. "engine": a TensorRT with a GPU to run on; "backend": one that builds.
 NEEDS = {
     "build": ("backend", "library"),
@@ -35,8 +36,8 @@ NEEDS = {
 WAYS: dict[str, dict[str, tuple[str, ...]]] = {
     "bench": {"engine": ("rmt_edge.runtime.engine_runner",), "onnx": ("rmt_edge.runtime.onnx_runner",)},
     "validate": {
-        "engine": ("rmt_edge.engine_accuracy",),
-        "onnx": ("rmt_edge.validate", "rmt_edge.runtime.onnx_runner"),
+        "engine": ("rmt_edge.bundle.validate",),
+        "onnx": ("rmt_edge.accuracy.validate", "rmt_edge.runtime.onnx_runner"),
     },
 }
 OWN_STAND_INS = {"tomli"}  # of tomllib, on Python 3.10: rmt-edge does not start without it
@@ -194,7 +195,7 @@ def _backend(machine: Machine, tools: Tools) -> Iterator[Lack]:
     if "tensorrt_rtx" in machine.tensorrt:
         return
     if "tensorrt" not in machine.tensorrt:
-        pip = "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings (x86-64; without a GPU too)"
+        pip = f"pip install {' '.join(BACKENDS['tensorrt_rtx'].packages)} (x86-64; without a GPU too)"
         yield Lack("No TensorRT is installed.", JETPACK_INSTALL if machine.is_jetson else pip)
     elif not machine.gpus:
         yield Lack("TensorRT builds on the GPU that the engine is for; none is here.", "Build on the device.")

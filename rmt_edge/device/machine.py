@@ -17,14 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# Distributions that bring a backend's Python module, and the modules themselves, in the order of engine.BACKENDS.
-TENSORRT = {
-    "tensorrt_rtx": (
-        ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
-        ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-    ),
-    "tensorrt": (("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), ("tensorrt",)),
-}
+from rmt_edge.device.backend import BACKENDS
+
 PACKAGES = (
     "numpy", "tqdm", "pycuda", "nvidia-ml-py", "jetson-stats", "torch", "nvidia-modelopt", "triton", "onnx",
     "onnxruntime", "safetensors", "pillow", "matplotlib",
@@ -217,14 +211,14 @@ def _cuda_toolkit(sources: Sources) -> str | None:
 def _tensorrt_versions(sources: Sources) -> dict[str, str]:
     """By the installed distribution; on system packages without one, by the module in a process of its own."""
     versions = {}
-    for backend, (distributions, modules) in TENSORRT.items():
-        version = next((found for name in distributions if (found := sources.package_version(name))), None)
-        for module in modules:
+    for name, backend in BACKENDS.items():
+        version = next((found for x in backend.distributions if (found := sources.package_version(x))), None)
+        for module in backend.modules:
             if version is None:
                 print_it = f"import {module}; print({module}.__version__)"
                 version = _first(r"^(\d[\w.]*)\s*$", sources.run([sys.executable, "-c", print_it]))
         if version is not None:
-            versions[backend] = version
+            versions[name] = version
     return versions
 
 

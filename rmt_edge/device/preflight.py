@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rmt_edge.artifact import ENGINE, Manifest, read_manifest, sha256_of
-from rmt_edge.bundle.bundle import LIBRARIES as BUNDLED
+from rmt_edge.device.backend import BACKENDS
+from rmt_edge.device.machine import Gpu, Machine, this_machine
+from rmt_edge.device.profile import DeviceProfile, version_numbers
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.machine import Gpu, Machine, this_machine
-from rmt_edge.plugin.load import LIBRARIES
-from rmt_edge.profile import DeviceProfile, version_numbers
+from rmt_edge.plugin.load import BUNDLED_LIBRARIES, LIBRARIES
 
 # The largest engine, RMT-L in FP32, is 4 x 95.46 M bytes; the previous one stays until the new one is whole, and
 # TensorRT's temporary files lie beside it.
@@ -166,7 +166,7 @@ def _library_differences(
     if wanted is None:
         return
     places = (
-        [engine.parent, engine.parent / BUNDLED, LIBRARIES]
+        [engine.parent, engine.parent / BUNDLED_LIBRARIES, LIBRARIES]
         if library is None
         else [library if library.is_dir() else library.parent]
     )
@@ -210,8 +210,7 @@ def _install(backend: str, machine: Machine, versions: str) -> str:
     else:
         major, minor = version_numbers(last or first)
         requirement = f">={first},<{major}.{minor + 1}"
-    names = ("tensorrt",) if backend == "tensorrt" else ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings")
-    return "pip install " + " ".join(f"'{name}{requirement}'" for name in names)
+    return "pip install " + " ".join(f"'{name}{requirement}'" for name in BACKENDS[backend].packages)
 
 
 def free_disk_mib(folder: Path) -> int:

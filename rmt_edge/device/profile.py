@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rmt_edge.device.backend import BACKENDS
+from rmt_edge.device.machine import Gpu, Machine, this_machine
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.machine import Gpu, Machine, this_machine
 from rmt_edge.settings import check_choice, check_positive, known_settings, load_settings
 
-BACKENDS = ("tensorrt_rtx", "tensorrt")
 HARDWARE_COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
 FOLDER = "engines"
 AUTO = "auto"
@@ -74,7 +74,7 @@ class DeviceProfile:
             if not isinstance(value, list | tuple):
                 raise RmtEdgeError(f"{field} is {value!r}.", "it is a list.")
             object.__setattr__(self, field, tuple(value))
-        check_choice("backend", self.backend, BACKENDS)
+        check_choice("backend", self.backend, tuple(BACKENDS))
         check_choice("hardware_compatibility", self.hardware_compatibility, HARDWARE_COMPATIBILITIES)
         _check_compute_capabilities(self.compute_capabilities, self.backend)
         _check_versions(self.tensorrt_versions)

@@ -1,10 +1,9 @@
 """Build: an ONNX file and a device profile to a TensorRT engine, by TensorRT-RTX (no GPU needed) or TensorRT.
 
 Both share one Python API; the network is strongly typed, so precision is the ONNX file's alone and no builder flag's.
-What the builder is told: builder_config.py; what it says: builder_log.py; the engine's layers: engine_layers.py.
+What the builder is told: engine/config.py; what it says: engine/log.py; the engine's layers: engine/layers.py.
 """
 
-import importlib
 import logging
 import time
 from dataclasses import dataclass
@@ -26,7 +25,11 @@ from rmt_edge.artifact import (
     write_manifest,
     written_whole,
 )
-from rmt_edge.builder_config import (
+from rmt_edge.device.backend import load_backend
+from rmt_edge.device.machine import Gpu, Machine, has_gpu, this_machine
+from rmt_edge.device.preflight import check_build
+from rmt_edge.device.profile import DeviceProfile
+from rmt_edge.engine.config import (
     builder_config,
     load_timing_cache,
     network_flags,
@@ -35,27 +38,13 @@ from rmt_edge.builder_config import (
     temporary_folder,
     timing_cache_path,
 )
-from rmt_edge.builder_log import log_for, progress
-from rmt_edge.engine_layers import layer_counts, layers_by_inspector, layers_in_log, plugin_layers_of
+from rmt_edge.engine.layers import layer_counts, layers_by_inspector, layers_in_log, plugin_layers_of
+from rmt_edge.engine.log import log_for, progress
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.measure import median_latency_ms
-from rmt_edge.machine import Gpu, Machine, has_gpu, this_machine
 from rmt_edge.plugin.load import LIBRARIES, library_path, load_plugins, take_last_error
-from rmt_edge.preflight import check_build
-from rmt_edge.profile import DeviceProfile
 from rmt_edge.runtime.engine_runner import kernels_path
 
-# Modules that hold the API of a backend, the first that imports is taken, and what to install without any.
-BACKENDS = {
-    "tensorrt_rtx": (
-        ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-        "Install it: pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings (x86-64 Linux).",
-    ),
-    "tensorrt": (
-        ("tensorrt",),
-        "On a Jetson it comes with JetPack (apt install tensorrt); elsewhere: pip install tensorrt.",
-    ),
-}
 RETENTIONS = ("plugin", "native", "auto")
 DEFAULT_RETENTION = "plugin"
 MAX_ERRORS = 10  # the last lines of the builder's errors in a message
@@ -228,22 +217,6 @@ def plugin_engine(
             "Build with --retention native, and report this.",
         )
     return built, parent_of(path)
-
-
-def load_backend(name: str) -> ModuleType:
-    """The Python module of a TensorRT backend, or an error that says what to install."""
-    modules, install = BACKENDS[name]
-    reasons = []
-    for module in modules:
-        try:
-            return importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                reasons.append(str(error))
-        except (ImportError, OSError) as error:
-            reasons.append(str(error))
-    reason = f": {reasons[0]}" if reasons else ""
-    raise RmtEdgeError(f"The TensorRT backend {name} is not installed here{reason}.", do=install)
 
 
 def engine_from_onnx(onnx_path: Path, profile: DeviceProfile, gpu: Gpu | None, scratch: Path) -> Built:

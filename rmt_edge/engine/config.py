@@ -17,9 +17,9 @@ from types import ModuleType
 from typing import Any
 
 from rmt_edge.artifact import written_whole
+from rmt_edge.device.machine import Gpu, this_machine
+from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.machine import Gpu, this_machine
-from rmt_edge.profile import DeviceProfile
 
 DIGEST_BYTES = 32  # of sha256, at the head of a timing cache's file
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rmt_edge.engine_layers import HEAD
+from rmt_edge.engine.layers import HEAD
 
 logger = logging.getLogger(__name__)
 

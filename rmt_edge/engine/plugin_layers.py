@@ -1,8 +1,8 @@
 """Put rmt-edge's layers into a TensorRT network by hand, where no ONNX parser does it from a node.
 
 The TensorRT module and the network are passed in, and everything here is TensorRT's own API: the converters for
-Torch-TensorRT call it (torch_trt.py). Plugin layers need INetworkDefinition.add_plugin_v3, which TensorRT has from 10.3
-to 11.4, and TensorRT-RTX 1.7 has not from Python.
+Torch-TensorRT call it (engine/torch_trt.py). Plugin layers need INetworkDefinition.add_plugin_v3, which TensorRT has
+from 10.3 to 11.4, and TensorRT-RTX 1.7 has not from Python.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
-"""The deployment form as a PyTorch module whose calls are rmt-edge's plugins: what Torch-TensorRT compiles.
+"""The folded form as a PyTorch module whose calls are rmt-edge's plugins: what Torch-TensorRT compiles.
 
-The same arrangement as the ONNX file's plugin form (graph.py, plugin/onnx_form.py): a block's residual is added by the
-op that reads it, and where an INT8 Linear layer reads a plugin's output, the plugin quantises. Each plugin, and each
-INT8 Linear layer, is one opaque op `rmt_edge::layer_…`: an exporter keeps it, and no compiler folds its constants. On
-a CPU they compute what the engine computes, rounding included, from the references in retention/op.py and
-depthwise/op.py.
+The same arrangement as the ONNX file's plugin form (graph/network.py, graph/plugin_form.py): a block's residual is
+added by the op that reads it, and where an INT8 Linear layer reads a plugin's output, the plugin quantises. Each
+plugin, and each INT8 Linear layer, is one opaque op `rmt_edge::layer_…`: an exporter keeps it, and no compiler folds
+its constants. On a CPU they compute what the engine computes, rounding included, from the references in
+ops/retention/op.py and ops/depthwise/op.py.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmt_edge.depthwise.op import depthwise_residual, depthwise_residual_norm, quantize_int8, taps_from_conv_weight
-from rmt_edge.graph_writer import int8_of, scale_of
-from rmt_edge.model.deploy import DeployedBlock, DeployedRMT, Ranges, nchw, nhwc
-from rmt_edge.retention.op import retention
+from rmt_edge.model.folded import FoldedBlock, FoldedRMT, Ranges, nchw, nhwc
+from rmt_edge.ops.depthwise.op import depthwise_residual, depthwise_residual_norm, quantize_int8, taps_from_conv_weight
+from rmt_edge.ops.retention.op import retention
+from rmt_edge.quantization.formats import int8_of, scale_of
 
 
 def _rounded(x: Tensor, scale: float) -> Tensor:
@@ -35,7 +35,7 @@ def layer_retention(
     decomposed: bool,
     output_scale: float,
 ) -> Tensor:
-    """retention/op.py, rounded to INT8 steps of output_scale if that is above 0. (b, h, w, 3c) -> (b, h, w, c)."""
+    """ops/retention/op.py, rounded to INT8 steps of output_scale if that is above 0. (b, h, w, 3c) -> (b, h, w, c)."""
     return _rounded(retention(qkv, sin, cos, lepe_weight, lepe_bias, num_heads, decay, decomposed), output_scale)
 
 
@@ -46,7 +46,7 @@ def _(qkv, sin, cos, lepe_weight, lepe_bias, num_heads, decay, decomposed, outpu
 
 @torch.library.custom_op("rmt_edge::layer_depthwise", mutates_args=())
 def layer_depthwise(x: Tensor, weight: Tensor, bias: Tensor, output_scale: float) -> Tensor:
-    """depthwise_residual of depthwise/op.py without a residual. (b, h, w, c) -> (b, h, w, c)."""
+    """depthwise_residual of ops/depthwise/op.py without a residual. (b, h, w, c) -> (b, h, w, c)."""
     return _rounded(depthwise_residual(x, weight, bias), output_scale)
 
 
@@ -66,7 +66,7 @@ def layer_depthwise_norm(
     epsilon: float,
     output_scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """depthwise_residual_norm of depthwise/op.py. (b, h, w, c) -> out and norm, each (b, h, w, c)."""
+    """depthwise_residual_norm of ops/depthwise/op.py. (b, h, w, c) -> out and norm, each (b, h, w, c)."""
     out, norm = depthwise_residual_norm(x, weight, bias, norm_weight, norm_bias, residual, epsilon)
     return out, _rounded(norm, output_scale)
 
@@ -138,7 +138,7 @@ class PluginLinear(nn.Module):
 class PluginBlock(nn.Module):
     """One block. Its input is x + residual, and so is its output; see graph._write_block."""
 
-    def __init__(self, name: str, block: DeployedBlock, decay: list[float], ranges: Ranges, dtype: torch.dtype):
+    def __init__(self, name: str, block: FoldedBlock, decay: list[float], ranges: Ranges, dtype: torch.dtype):
         super().__init__()
         self.num_heads, self.decay, self.decomposed = block.num_heads, decay, block.decomposed
         norm = block.retention_layer_norm
@@ -177,7 +177,7 @@ class PluginBlock(nn.Module):
 class PluginRMT(nn.Module):
     """The classifier. Images (b, 3, height, width) -> logits (b, num_classes), float32 both, in `dtype` between."""
 
-    def __init__(self, model: DeployedRMT, ranges: Ranges, dtype: torch.dtype):
+    def __init__(self, model: FoldedRMT, ranges: Ranges, dtype: torch.dtype):
         super().__init__()
         self.dtype = dtype
         self.stem = model.stem.to(dtype)

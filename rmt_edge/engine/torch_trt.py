@@ -1,8 +1,8 @@
 """Build by Torch-TensorRT: a quantised checkpoint to a PyTorch module that holds one TensorRT engine.
 
-The second road to an engine, for programs that live in PyTorch; build (engine.py) is the first. It compiles the plugin
-form (model/plugin_form.py) and gives Torch-TensorRT converters for its ops, which add the same plugins as the ONNX
-parser does. **Compiling has never been run**: it needs a CUDA build of PyTorch and a GPU. What is tested is the
+The second road to an engine, for programs that live in PyTorch; build (engine/build.py) is the first. It compiles the
+plugin form (engine/torch_module.py) and gives Torch-TensorRT converters for its ops, which add the same plugins as the
+ONNX parser does. **Compiling has never been run**: it needs a CUDA build of PyTorch and a GPU. What is tested is the
 module's numbers, its export, and the layers that the converters add. The converters' form and the options are those of
 torch-tensorrt 2.13 and 2.14 (read in their sources).
 
@@ -23,15 +23,12 @@ import torch
 from torch import nn
 
 from rmt_edge.artifact import QUANTIZED, output_folder, parent_of, read_manifest, write_manifest, written_whole
-from rmt_edge.builder_config import remove_leftovers, temporary_folder, timing_cache_path
-from rmt_edge.depthwise.onnx_function import op_type_of
-from rmt_edge.engine import LIBRARIES, gpu_of, load_backend
-from rmt_edge.errors import RmtEdgeError
-from rmt_edge.export import deployed_from_file
-from rmt_edge.machine import this_machine
-from rmt_edge.model.deploy import Ranges
-from rmt_edge.model.plugin_form import PluginRMT
-from rmt_edge.plugin.layer import (
+from rmt_edge.device.backend import load_backend
+from rmt_edge.device.machine import this_machine
+from rmt_edge.device.profile import DeviceProfile
+from rmt_edge.engine.build import gpu_of
+from rmt_edge.engine.config import remove_leftovers, temporary_folder, timing_cache_path
+from rmt_edge.engine.plugin_layers import (
     Constant,
     add_int8_linear,
     add_plugin_layer,
@@ -39,9 +36,13 @@ from rmt_edge.plugin.layer import (
     dequantized,
     retention_fields,
 )
-from rmt_edge.plugin.load import library_path, load_plugins
-from rmt_edge.profile import DeviceProfile
-from rmt_edge.retention.onnx_function import OP_TYPE
+from rmt_edge.engine.torch_module import PluginRMT
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.graph.export import folded_from_file
+from rmt_edge.model.folded import Ranges
+from rmt_edge.ops.depthwise.onnx_function import op_type_of
+from rmt_edge.ops.retention.onnx_function import OP_TYPE
+from rmt_edge.plugin.load import LIBRARIES, library_path, load_plugins
 
 TORCH_TENSORRT = "Torch-TensorRT module"  # the manifest's kind
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def build_torch_tensorrt(
     """Write `<checkpoint>.<profile>.torch-tensorrt.pt2` beside the quantised checkpoint, or into `output`."""
     start = time.monotonic()
     manifest = read_manifest(quantized, QUANTIZED)
-    model, ranges = deployed_from_file(quantized, manifest)
+    model, ranges = folded_from_file(quantized, manifest)
     check_linear_alone(ranges, model)
     torch_tensorrt = load_torch_tensorrt()
     if profile.backend != "tensorrt":

@@ -1,8 +1,8 @@
 """Baseline: what a folder of results reached, in one JSON file to commit beside one's code.
 
 It holds, for each recipe that was validated (and each engine that was), its accuracy with one bit per image, so that
-later results are compared on the very same images, the sizes of its files, and its latencies with the machine. gate.py
-holds later results to it. Reads manifests, predictions and latency records; numpy only.
+later results are compared on the very same images, the sizes of its files, and its latencies with the machine.
+gate/gate.py holds later results to it. Reads manifests, predictions and latency records; numpy only.
 """
 
 import base64
@@ -34,7 +34,7 @@ KIND = "baseline"
 NAME = "baseline.json"
 # Whose latency a record of a file states; what else it lists (PyTorch beside it) is not the file's.
 _RUNNERS = {ONNX: ("onnxruntime",), ENGINE: ("tensorrt", "tensorrt_rtx")}
-_PARENTS_ON_SUBSET = 4  # the file, the checkpoint, the data set, the images of its subset (engine_accuracy.py)
+_PARENTS_ON_SUBSET = 4  # the file, the checkpoint, the data set, the images of its subset (bundle/validate.py)
 logger = logging.getLogger(__name__)
 
 

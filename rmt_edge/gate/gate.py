@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.accuracy import MAX_DROP_POINTS, checked_confidence, checked_max_drop
-from rmt_edge.baseline import read_baseline, results_of, unpacked
+from rmt_edge.accuracy.limits import MAX_DROP_POINTS, checked_confidence, checked_max_drop
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.gate.baseline import read_baseline, results_of, unpacked
 from rmt_edge.metrics import drop_interval_points, drop_points, drop_upper_points, percent
 
 

@@ -1,7 +1,7 @@
-"""Export: the calibrated deployment form to one ONNX file that has been checked against PyTorch.
+"""Export: the calibrated folded form to one ONNX file that has been checked against PyTorch.
 
-The file is written by graph.py. Before it gets its name: onnx.checker, one Retention node per block, and ONNX Runtime's
-logits against PyTorch's, with the same weights, inputs and operands of additions rounded.
+The file is written by graph/network.py. Before it gets its name: onnx.checker, one Retention node per block, and ONNX
+Runtime's logits against PyTorch's, with the same weights, inputs and operands of additions rounded.
 """
 
 import json
@@ -27,14 +27,14 @@ from rmt_edge.artifact import (
     write_manifest,
     written_whole,
 )
-from rmt_edge.fake_quant import FakeQuantizedLayers
-from rmt_edge.graph import onnx_from_deployed
+from rmt_edge.graph.network import onnx_from_folded
+from rmt_edge.graph.plugin_form import plugin_form, plugin_nodes
 from rmt_edge.metrics import relative_error
-from rmt_edge.model.deploy import DeployedRMT, Ranges
+from rmt_edge.model.folded import FoldedRMT, Ranges
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.plugin.onnx_form import plugin_form, plugin_nodes
-from rmt_edge.recipe import PRECISIONS
-from rmt_edge.retention.onnx_function import DOMAIN, OP_TYPE
+from rmt_edge.ops.retention.onnx_function import DOMAIN, OP_TYPE
+from rmt_edge.quantization.fake_quant import FakeQuantizedLayers
+from rmt_edge.quantization.recipe import PRECISIONS
 from rmt_edge.runtime.onnx_runner import OnnxRunner
 
 CHECK_IMAGES = 2
@@ -49,7 +49,7 @@ def export(quantized: Path, output: Path | None = None) -> Path:
     start = time.monotonic()
     manifest = read_manifest(quantized, QUANTIZED)
     folder = output_folder(output or quantized.parent)
-    model, ranges = deployed_from_file(quantized, manifest)
+    model, ranges = folded_from_file(quantized, manifest)
     precision = manifest.recipe["precision"]
     assert precision in PRECISIONS, precision
     metadata = {
@@ -58,7 +58,7 @@ def export(quantized: Path, output: Path | None = None) -> Path:
         "preprocessing": json.dumps(manifest.details["preprocessing"]),
     }
     dtype = np.dtype(np.float32 if precision == "fp32" else np.float16)
-    onnx_model = onnx_from_deployed(model, dtype, ranges, metadata)
+    onnx_model = onnx_from_folded(model, dtype, ranges, metadata)
     path = folder / f"{quantized.stem}.onnx"
     with written_whole(path) as temporary:
         onnx.save(onnx_model, temporary)
@@ -69,7 +69,7 @@ def export(quantized: Path, output: Path | None = None) -> Path:
         write_manifest(
             temporary, path, kind=ONNX, parents=parents, recipe=manifest.recipe, details=details, seconds=seconds
         )
-    flat = onnx_from_deployed(model, dtype, ranges, metadata, flat_linears=True)
+    flat = onnx_from_folded(model, dtype, ranges, metadata, flat_linears=True)
     write_plugin_form(path, flat, manifest.recipe, details)
     logger.info("export: %s, %d nodes, in %.1f s", path.name, details["nodes"], seconds)
     return path
@@ -78,7 +78,7 @@ def export(quantized: Path, output: Path | None = None) -> Path:
 def write_plugin_form(onnx_path: Path, model: ModelProto, recipe: dict, details: dict) -> Path:
     """Write the plugin form of an exported model beside it: what `build --retention plugin` reads.
 
-    model: the exported model with flat Linear layers (see graph.onnx_from_deployed).
+    model: the exported model with flat Linear layers (see graph.onnx_from_folded).
     """
     start = time.monotonic()
     path = plugin_form_path(onnx_path)
@@ -94,12 +94,12 @@ def write_plugin_form(onnx_path: Path, model: ModelProto, recipe: dict, details:
     return path
 
 
-def deployed_from_file(quantized: Path, manifest: Manifest) -> tuple[DeployedRMT, Ranges]:
-    """The deployment form and the INT8 ranges in a quantised checkpoint."""
+def folded_from_file(quantized: Path, manifest: Manifest) -> tuple[FoldedRMT, Ranges]:
+    """The folded form and the INT8 ranges in a quantised checkpoint."""
     state = load_file(quantized)
     ranges = {name: state.pop(name) for name in list(state) if name.endswith("_amax")}
     preprocessing = manifest.details["preprocessing"]
-    model = DeployedRMT(
+    model = FoldedRMT(
         manifest.details["variant"], manifest.details["num_classes"], preprocessing["height"], preprocessing["width"]
     )
     model.load_state_dict(state, strict=True)
@@ -116,7 +116,7 @@ def check_graph(path: Path, variant_name: str) -> dict[str, int]:
     return {"nodes": len(nodes), "retention_nodes": retentions}
 
 
-def check_against_torch(path: Path, model: DeployedRMT, ranges: Ranges, dtype: np.dtype, limit: float) -> float:
+def check_against_torch(path: Path, model: FoldedRMT, ranges: Ranges, dtype: np.dtype, limit: float) -> float:
     """The relative error of ONNX Runtime's logits against PyTorch's in float32, on noise.
 
     limit: of that error; or the error that the INT8 rounding itself makes, if that is larger: through enough rounded

@@ -1,38 +1,38 @@
-"""The deployment form as an ONNX graph, written node by node.
+"""The folded form as an ONNX graph, written node by node.
 
-Precision lives in the graph: FP16 or FP32 tensors, INT8 weights, Q/DQ around the quantised layers (graph_writer.py).
+Precision lives in the graph: FP16 or FP32 tensors, INT8 weights, Q/DQ around the quantised layers (graph/writer.py).
 Each block's attention is one `rmt_edge::Retention` node, each depthwise convolution with its residual one
 `rmt_edge::DepthwiseResidual…` node unless there is INT8 in it, both with function bodies of standard operators
-(retention/onnx_function.py, depthwise/onnx_function.py). Images and logits are float32 in every precision. Nodes carry
-the module's name: `stages.0.blocks.1.fc1`.
+(ops/retention/onnx_function.py, ops/depthwise/onnx_function.py). Images and logits are float32 in every precision.
+Nodes carry the module's name: `stages.0.blocks.1.fc1`.
 
 Why not torch.onnx: its exporters fail on fake quantisers (dynamo) or are deprecated (TorchScript), keep INT8 weights in
 floating point with a Q node behind them, and number their nodes. The network has one shape; writing it down takes less
-than mending their output, and every file is compared with PyTorch before it is used (export.py).
+than mending their output, and every file is compared with PyTorch before it is used (graph/export.py).
 """
 
 import numpy as np
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper
 
 from rmt_edge import __version__
-from rmt_edge.depthwise.onnx_function import OP_TYPES, depthwise_function
-from rmt_edge.graph_writer import GraphWriter
-from rmt_edge.model.deploy import DeployedBlock, DeployedRMT, Ranges
+from rmt_edge.graph.writer import GraphWriter
+from rmt_edge.model.folded import FoldedBlock, FoldedRMT, Ranges
 from rmt_edge.model.rmt import stage_grid
-from rmt_edge.retention.onnx_function import DOMAIN, DOMAIN_VERSION, retention_function, retention_node
+from rmt_edge.ops.depthwise.onnx_function import OP_TYPES, depthwise_function
+from rmt_edge.ops.retention.onnx_function import DOMAIN, DOMAIN_VERSION, retention_function, retention_node
 
 OPSET = 20  # the first with Gelu as one operator; FP16 scales of Q/DQ need 19
 IR_VERSION = 10  # of ONNX 1.16: read by ONNX Runtime from 1.18 and TensorRT from 10.3
 INPUT, OUTPUT = "images", "logits"
 
 
-def onnx_from_deployed(
-    model: DeployedRMT, dtype: np.dtype, ranges: Ranges, metadata: dict[str, str], flat_linears: bool = False
+def onnx_from_folded(
+    model: FoldedRMT, dtype: np.dtype, ranges: Ranges, metadata: dict[str, str], flat_linears: bool = False
 ) -> ModelProto:
-    """The ONNX model of a deployment form.
+    """The ONNX model of a folded form.
 
     dtype: float32 or float16, of everything but the images, the logits and the INT8 weights. ranges: of the layers and
-    additions to run in INT8, as calibrate.py names them. metadata: strings that travel in the file.
+    additions to run in INT8, as quantization/calibrate.py names them. metadata: strings that travel in the file.
 
     flat_linears: write a Linear layer as a Gemm of two axes between two Reshapes instead of MatMul and Add of four. It
     is what the plugin form is made from: between plugins, TensorRT-RTX 1.7 gives a bias of four axes a kernel of its
@@ -90,12 +90,12 @@ def _write_block(
     x: str,
     residual: str | None,
     name: str,
-    block: DeployedBlock,
+    block: FoldedBlock,
     grid: tuple[int, int],
     tables: list[str],
     decay: list[float],
 ) -> tuple[str, str | None]:
-    """DeployedBlock.forward as nodes. The block's input is x + residual, and so is its output.
+    """FoldedBlock.forward as nodes. The block's input is x + residual, and so is its output.
 
     The sum is left to the op that reads it. fc2's bias is added to the residual, where an addition is under way anyway,
     and not to the product, behind which TensorRT would need a kernel for it in INT8. Where the sum has INT8 ranges, it
@@ -130,7 +130,7 @@ def _functions_of(nodes: list[NodeProto]) -> list[FunctionProto]:
     return [retention_function(OPSET), *bodies]
 
 
-def _write_head(graph: GraphWriter, x: str, model: DeployedRMT) -> str:
+def _write_head(graph: GraphWriter, x: str, model: FoldedRMT) -> str:
     """From the last tokens (b, h, w, c) to the logits (b, num_classes), in the graph's type."""
     axes = graph.constant("token_axes", np.array([1, 2], np.int64))
     grid = stage_grid(3, model.height, model.width)

@@ -9,8 +9,8 @@ Two changes, neither of which changes a number that the model computes:
 
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from rmt_edge.depthwise.onnx_function import OP_TYPES, op_type_of
-from rmt_edge.retention.onnx_function import DOMAIN, OP_TYPE
+from rmt_edge.ops.depthwise.onnx_function import OP_TYPES, op_type_of
+from rmt_edge.ops.retention.onnx_function import DOMAIN, OP_TYPE
 
 
 def plugin_form(model: ModelProto) -> ModelProto:

@@ -2,7 +2,7 @@
 
 What an INT8 layer becomes: Q/DQ with one scale on its input, an INT8 initialiser for its weight with a DequantizeLinear
 of one scale per output channel or one in all (opset 19 semantics); the operator itself stays what it was. Ranges are
-named as in calibrate.py.
+named as in quantization/calibrate.py.
 """
 
 from dataclasses import dataclass, field
@@ -11,13 +11,10 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from rmt_edge.depthwise.onnx_function import depthwise_node
-from rmt_edge.depthwise.op import taps_from_conv_weight
-from rmt_edge.model.deploy import Ranges
-
-INT8_MAX = 127.0
-# The smallest normal FP16 number. A smaller scale would lose its own digits; a weight below it changes no FP16 sum.
-MIN_SCALE = 2.0**-14
+from rmt_edge.model.folded import Ranges
+from rmt_edge.ops.depthwise.onnx_function import depthwise_node
+from rmt_edge.ops.depthwise.op import taps_from_conv_weight
+from rmt_edge.quantization.formats import along_axis, int8_of, scale_of
 
 
 @dataclass
@@ -156,19 +153,3 @@ class GraphWriter:
         steps = int8_of(weight.detach().numpy(), along_axis(scale, axis, weight.ndim))
         inputs = [self.constant(f"{name}.weight_int8", steps), self.constant(f"{name}.weight_scale", scale)]
         return self.node("DequantizeLinear", inputs, f"{name}.weight", **({"axis": axis} if scale.ndim else {}))
-
-
-def scale_of(amax: Tensor, dtype: np.dtype) -> np.ndarray:
-    """amax/127 in the graph's type, at least MIN_SCALE. One number for one range, (out,) for one per channel."""
-    scale = np.maximum(amax.numpy().astype(np.float64) / INT8_MAX, MIN_SCALE).astype(dtype)
-    return scale.reshape(()) if scale.size == 1 else scale
-
-
-def along_axis(scale: np.ndarray, axis: int, ndim: int) -> np.ndarray:
-    """A scale (out,) in the shape in which it multiplies a tensor of ndim axes along one of them; () stays ()."""
-    return scale.reshape([-1 if i == axis else 1 for i in range(ndim)]) if scale.ndim else scale
-
-
-def int8_of(value: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """round(value/scale), half to even, within ±127."""
-    return np.clip(np.rint(value / scale.astype(np.float32)), -INT8_MAX, INT8_MAX).astype(np.int8)

@@ -16,11 +16,11 @@ from typing import Any
 from tqdm import tqdm
 
 from rmt_edge.artifact import Manifest, versions, written_whole
+from rmt_edge.device.machine import this_machine
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.measure import MeasureSettings, Point, measure, planned_seconds, points_of, settings_record
 from rmt_edge.latency.sensors import open_sensor
 from rmt_edge.latency.telemetry import Telemetry
-from rmt_edge.machine import this_machine
 from rmt_edge.runtime.runner import Runner, check_batch
 
 KIND = "latency"

@@ -8,11 +8,11 @@ from typing import Any
 import onnx
 
 from rmt_edge.artifact import ENGINE, ONNX, parent_of, read_manifest, versions, write_json
+from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.estimate import Network, estimate
-from rmt_edge.profile import DeviceProfile
+from rmt_edge.latency.roofline import Network, estimate
 
-INT8_WEIGHT = ".weight_int8"  # what graph.py calls the initialiser of an INT8 layer
+INT8_WEIGHT = ".weight_int8"  # what graph/network.py calls the initialiser of an INT8 layer
 
 
 def estimate_onnx(

@@ -13,10 +13,10 @@ measured record that it finds beside its estimate, with the ratio.
 
 from dataclasses import dataclass
 
+from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.rmt import stage_grid
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.profile import DeviceProfile
 
 # Seen from kernel to kernel inside a CUDA graph: 3.4 us for a kernel of 2.9 us (A. Gray, "Getting Started with CUDA
 # Graphs", https://developer.nvidia.com/blog/cuda-graphs/, 2019).

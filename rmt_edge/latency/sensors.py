@@ -2,7 +2,7 @@
 
 Each sensor is opened by trying: what is not here is None. jtop is jetson-stats 4 and later (jtop.gpu, .power,
 .temperature; MHz from kHz, W from mW); tegrastats is of Jetson Linux 35 and later ("Tegrastats Utility" in its
-developer guide; lines of boards in tests/test_telemetry.py); NVML is nvidia-ml-py. Only the CPU's has ever run.
+developer guide; lines of boards in tests/latency/test_telemetry.py); NVML is nvidia-ml-py. Only the CPU's has ever run.
 """
 
 import contextlib

@@ -18,10 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.rmt import RMT, create_model
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.preprocess import Preprocessing
 
 # Where a state dict lies in the files that people have; the first one present is taken.
 CONTAINERS = ("model", "model_ema", "state_dict")

@@ -1,4 +1,4 @@
-"""RMT in its deployment form: the same function with fewer, larger steps, for one input size.
+"""RMT in its folded form: the same function with fewer, larger steps, for one input size.
 
 Equal to the published form (rmt.py) to 1e-5 in float32. What changes: q, k and v projections are one Linear with the
 d^-0.5 key scale in its weights; BatchNorms are in the convolution or Linear before them, LayerScale in the Linear
@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from rmt_edge.data.preprocess import check_input_size
 from rmt_edge.model import rmt
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.preprocess import check_input_size
-from rmt_edge.retention.op import retention
+from rmt_edge.ops.retention.op import retention
 
-# INT8 ranges of modules, named as calibrate.py says: `<module>.weight_amax`, `<module>.input_amax`.
+# INT8 ranges of modules, named as quantization/calibrate.py says: `<module>.weight_amax`, `<module>.input_amax`.
 Ranges = dict[str, Tensor]
 
 
@@ -28,7 +28,7 @@ class Sum(nn.Module):
         return left + right
 
 
-class DeployedBlock(nn.Module):
+class FoldedBlock(nn.Module):
     """One block. (b, h, w, c) -> (b, h, w, c); its convolutions are NCHW."""
 
     def __init__(self, dim: int, num_heads: int, hidden_dim: int, decomposed: bool):
@@ -58,7 +58,7 @@ class DeployedBlock(nn.Module):
         return self.fc2_sum(x, self.fc2(y))
 
 
-class DeployedStage(nn.Module):
+class FoldedStage(nn.Module):
     """Blocks of one grid with its constants, then the downsampling. sin, cos: (h·w, d); decay: (n,)."""
 
     def __init__(self, variant_name: str, index: int, h: int, w: int):
@@ -69,7 +69,7 @@ class DeployedStage(nn.Module):
         self.register_buffer("cos", torch.zeros(h * w, dim // num_heads))
         self.register_buffer("decay", torch.zeros(num_heads))
         self.blocks = nn.ModuleList(
-            DeployedBlock(dim, num_heads, dim * variant.ffn_ratios[index], variant.decomposed[index])
+            FoldedBlock(dim, num_heads, dim * variant.ffn_ratios[index], variant.decomposed[index])
             for _ in range(variant.depths[index])
         )
         self.downsample = nn.Conv2d(dim, variant.dims[index + 1], 3, 2, 1) if index < 3 else None
@@ -85,7 +85,7 @@ class DeployedStage(nn.Module):
         return x if self.downsample is None else nhwc(self.downsample(nchw(x)))
 
 
-class DeployedRMT(nn.Module):
+class FoldedRMT(nn.Module):
     """The classifier for one input size. Images (b, 3, height, width) -> logits (b, num_classes)."""
 
     def __init__(self, variant_name: str, num_classes: int, height: int, width: int):
@@ -104,7 +104,7 @@ class DeployedRMT(nn.Module):
             ]
         )
         grids = [rmt.stage_grid(index, height, width) for index in range(4)]
-        self.stages = nn.ModuleList(DeployedStage(variant_name, index, *grids[index]) for index in range(4))
+        self.stages = nn.ModuleList(FoldedStage(variant_name, index, *grids[index]) for index in range(4))
         self.proj = nn.Linear(last, variant.classifier_dim)
         self.head = nn.Linear(variant.classifier_dim, num_classes)
         self.aux_head = nn.Linear(last, num_classes) if variant.has_aux_head else None
@@ -140,15 +140,15 @@ def nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-def deployed_from_model(model: rmt.RMT, height: int, width: int) -> DeployedRMT:
-    """The deployment form of a trained RMT for one input size, in float32. The model is left as it is."""
-    deployed = DeployedRMT(model.variant_name, model.num_classes, height, width).double()
+def folded_from_model(model: rmt.RMT, height: int, width: int) -> FoldedRMT:
+    """The folded form of a trained RMT for one input size, in float32. The model is left as it is."""
+    folded = FoldedRMT(model.variant_name, model.num_classes, height, width).double()
     source = copy.deepcopy(model).double().eval()
     convs = [x for x in source.patch_embed.proj if isinstance(x, nn.Conv2d)]
     norms = [x for x in source.patch_embed.proj if isinstance(x, nn.BatchNorm2d)]
-    for target, conv, norm in zip(deployed.stem, convs, norms, strict=True):
+    for target, conv, norm in zip(folded.stem, convs, norms, strict=True):
         target.load_state_dict(fuse_conv_bn_eval(conv, norm).state_dict())
-    for index, (target, stage) in enumerate(zip(deployed.stages, source.layers, strict=True)):
+    for index, (target, stage) in enumerate(zip(folded.stages, source.layers, strict=True)):
         # The tables of the float32 model: a float64 phase would differ from it by up to 1e-3 at the far end of a grid.
         sin, cos = model.layers[index].Relpos(*rmt.stage_grid(index, height, width))
         target.sin.copy_(sin)
@@ -159,15 +159,15 @@ def deployed_from_model(model: rmt.RMT, height: int, width: int) -> DeployedRMT:
         if stage.downsample is not None:
             fused = fuse_conv_bn_eval(stage.downsample.reduction, stage.downsample.norm)
             target.downsample.load_state_dict(fused.state_dict())
-    deployed.proj.load_state_dict(fuse_linear_bn_eval(source.proj, source.norm).state_dict())
-    deployed.head.load_state_dict(source.head.state_dict())
+    folded.proj.load_state_dict(fuse_linear_bn_eval(source.proj, source.norm).state_dict())
+    folded.head.load_state_dict(source.head.state_dict())
     if source.aux_head is not None:
-        deployed.aux_head.load_state_dict(source.aux_head.state_dict())
-    return deployed.float().eval()
+        folded.aux_head.load_state_dict(source.aux_head.state_dict())
+    return folded.float().eval()
 
 
 @torch.no_grad()
-def _fill_block(new: DeployedBlock, block: rmt.Block) -> None:
+def _fill_block(new: FoldedBlock, block: rmt.Block) -> None:
     """Copy one block, folding the key scale and LayerScale into the Linear layers."""
     attention, ffn = block.retention, block.ffn
     copies = [

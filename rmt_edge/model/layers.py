@@ -1,6 +1,6 @@
-"""The layers of the deployment form that have weights to quantise, by name, kind, stage and block.
+"""The layers of the folded form that have weights to quantise, by name, kind, stage and block.
 
-A name is that of the module (model/deploy.py), of the ranges in a quantised checkpoint and of the node in the ONNX
+A name is that of the module (model/folded.py), of the ranges in a quantised checkpoint and of the node in the ONNX
 file: `stages.2.blocks.5.fc1`. Recipes, sensitivities, the search and the estimate all speak of layers by these names.
 """
 

@@ -2,7 +2,7 @@
 
 Source: "RMT: Retentive Networks Meet Vision Transformers", CVPR 2024, https://arxiv.org/abs/2309.11523, sections 3 and
 4.1; parameter names and shapes of the public checkpoints. Written from these; outputs equal the public code's
-(tests/test_rmt.py). Left out: what only their training uses (stochastic depth, dropout, gradient checkpointing).
+(tests/model/test_rmt.py). Left out: what only their training uses (stochastic depth, dropout, gradient checkpointing).
 
 Layout: NHWC throughout, NCHW at the image and around convolutions.
 """
@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rmt_edge.data.preprocess import Preprocessing, check_input_size
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.variants import VARIANTS, Variant
-from rmt_edge.preprocess import Preprocessing, check_input_size
-from rmt_edge.retention.op import retention
+from rmt_edge.ops.retention.op import retention
 
 LAYER_NORM_EPS = 1e-6  # public code; PyTorch's own default is 1e-5
 LAYER_SCALE_INIT = 1e-6  # public code, B and L

@@ -2,7 +2,7 @@
 
 Needs torch, triton and onnx, no GPU; the library needs none of them. Source of the compile call: triton 3.7.1,
 triton/compiler and triton/backends/nvidia/compiler.py. A further op is one line of OPS, its C++ files in cpp/ and its
-creators in cpp/creators.cpp.
+creators in cpp/common/creators.cpp.
 
     rmt-edge plugin build                              everything, into build/plugin
     rmt-edge plugin build --sm 87 --arch aarch64       for an Orin alone
@@ -30,14 +30,14 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from rmt_edge.depthwise import aot as depthwise_aot
-from rmt_edge.depthwise.onnx_function import OP_TYPES as DEPTHWISE_OP_TYPES
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.plugin import native
+from rmt_edge.ops.depthwise import aot as depthwise_aot
+from rmt_edge.ops.depthwise.onnx_function import OP_TYPES as DEPTHWISE_OP_TYPES
+from rmt_edge.ops.kernel_variant import KernelVariant
+from rmt_edge.ops.retention import kernels as retention_kernels
+from rmt_edge.plugin import cxx
+from rmt_edge.plugin.cxx import KernelImage
 from rmt_edge.plugin.load import PLUGIN_NAMESPACE, PLUGIN_VERSION, library_name
-from rmt_edge.plugin.native import KernelImage
-from rmt_edge.plugin.variant import KernelVariant
-from rmt_edge.retention import kernels as retention_kernels
 
 LOG = logging.getLogger(__name__)
 
@@ -191,10 +191,10 @@ def _sms_to_build(asked: list[int] | None) -> tuple[list[int], dict[str, str]]:
     return [sm for sm in sms if str(sm) not in left_out], left_out
 
 
-def _native_hash(kernel_hash: str, compiler: str, headers: Path) -> str:
+def _cxx_hash(kernel_hash: str, compiler: str, headers: Path) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
-    parts = [kernel_hash, version, str(native.headers_version(headers)), *native.COMPILE_FLAGS, *native.LINK_FLAGS]
-    sources = [Path(native.__file__), *sorted(native.SOURCES.iterdir())]
+    parts = [kernel_hash, version, str(cxx.headers_version(headers)), *cxx.COMPILE_FLAGS, *cxx.LINK_FLAGS]
+    sources = [Path(cxx.__file__), *sorted(x for x in cxx.SOURCES.rglob("*") if x.is_file())]
     content = b"\0".join(x.name.encode() + b"\0" + x.read_bytes() for x in sources)
     return hashlib.sha256("\n".join(parts).encode() + content).hexdigest()
 
@@ -219,14 +219,14 @@ def build_libraries(
     variants = [variant for make in OPS.values() for variant in make()]
     images, kernel_hash = compile_kernels(variants, built_sms, cache)
     kernels_s = time.monotonic() - start
-    header_folder = native.find_headers(cache, headers)
+    header_folder = cxx.find_headers(cache, headers)
     include = [header_folder, Path(triton.__file__).parent / "backends/nvidia/include"]  # cuda.h comes with triton
     libraries = []
-    for architecture in architectures or list(native.ARCHITECTURES):
+    for architecture in architectures or list(cxx.ARCHITECTURES):
         start = time.monotonic()
         library = output / library_name(architecture)
         sidecar = Path(f"{library}.json")
-        build_hash = _native_hash(kernel_hash, native.find_compiler(architecture), header_folder)
+        build_hash = _cxx_hash(kernel_hash, cxx.find_compiler(architecture), header_folder)
         libraries.append(library)
         if library.exists() and sidecar.exists() and json.loads(sidecar.read_text())["hash"] == build_hash:
             LOG.info("%s is up to date.", library)
@@ -236,11 +236,11 @@ def build_libraries(
             "namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION,
             "architecture": architecture, "cubin_sms": built_sms, "left_out_sms": left_out,
             "ptx_sms": sorted({x.sm for x in images if x.is_ptx}), "kernels": len(variants),
-            "triton": triton.__version__, "tensorrt_headers": native.headers_version(header_folder), "hash": build_hash,
+            "triton": triton.__version__, "tensorrt_headers": cxx.headers_version(header_folder), "hash": build_hash,
         }  # fmt: skip
         generated = cache / "generated" / build_hash[:16]
-        native.write_generated(generated, images, info, build_hash[:16])
-        native.compile_library(architecture, generated, include, library)
+        cxx.write_generated(generated, images, info, build_hash[:16])
+        cxx.compile_library(architecture, generated, include, library)
         shutil.rmtree(generated)
         info |= {"bytes": library.stat().st_size, "sha256": hashlib.sha256(library.read_bytes()).hexdigest()}
         info |= {"kernels_s": round(kernels_s, 1), "library_s": round(time.monotonic() - start, 1)}

@@ -1,7 +1,7 @@
 """The C++ half of the plugin library's build: embed the compiled kernels, compile with g++, link with nothing.
 
 The generated files: one blob of all kernel images, an assembler file that includes it, and the table that
-cpp/kernelStore.h declares. TensorRT's headers are needed for that, its libraries are not.
+cpp/common/kernelStore.h declares. TensorRT's headers are needed for that, its libraries are not.
 """
 
 import json
@@ -59,6 +59,11 @@ def find_compiler(architecture: str) -> str:
     return name
 
 
+def source_folders() -> list[Path]:
+    """The folders of C++ sources: what all plugins share, and one folder an op."""
+    return sorted(x for x in SOURCES.iterdir() if x.is_dir())
+
+
 def headers_version(folder: Path) -> tuple[int, int, int]:
     """TensorRT's version as its headers state it."""
     text = (folder / "NvInferVersion.h").read_text()
@@ -111,7 +116,7 @@ def _download_headers(folder: Path) -> None:
 
 
 def write_generated(folder: Path, images: list[KernelImage], info: dict, build_hash: str) -> None:
-    """kernels.bin, kernels.S and kernelTable.cpp: what cpp/kernelStore.h declares."""
+    """kernels.bin, kernels.S and kernelTable.cpp: what cpp/common/kernelStore.h declares."""
     folder.mkdir(parents=True, exist_ok=True)
     blob, rows = bytearray(), []
     for image in images:
@@ -129,7 +134,7 @@ def write_generated(folder: Path, images: list[KernelImage], info: dict, build_h
     ]  # fmt: skip
     (folder / "kernels.S").write_text("\n".join(assembler))
     table = [
-        "// Written by rmt_edge/plugin/native.py.", '#include "kernelStore.h"', "", "namespace rmt_edge", "{",
+        "// Written by rmt_edge/plugin/cxx.py.", '#include "kernelStore.h"', "", "namespace rmt_edge", "{",
         "EmbeddedKernel const kEMBEDDED_KERNELS[] = {", *rows, "};",
         f"int32_t const kNB_EMBEDDED_KERNELS = {len(images)};",
         f"char const* const kLIBRARY_INFO = {json.dumps(json.dumps(info))};",
@@ -144,8 +149,8 @@ def compile_library(architecture: str, generated: Path, include: list[Path], out
     objects = generated / architecture
     objects.mkdir(exist_ok=True)
     # -isystem: warnings are errors in our files, not in NVIDIA's.
-    flags = [*COMPILE_FLAGS, f"-I{SOURCES}", *(f"-isystem{x}" for x in include)]
-    sources = [*sorted(SOURCES.glob("*.cpp")), generated / "kernelTable.cpp", generated / "kernels.S"]
+    flags = [*COMPILE_FLAGS, *(f"-I{x}" for x in source_folders()), *(f"-isystem{x}" for x in include)]
+    sources = [*sorted(SOURCES.glob("*/*.cpp")), generated / "kernelTable.cpp", generated / "kernels.S"]
 
     def compile_source(source: Path) -> Path:
         target = objects / f"{source.name}.o"

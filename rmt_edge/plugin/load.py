@@ -19,6 +19,8 @@ from rmt_edge.errors import RmtEdgeError
 
 PLUGIN_NAMESPACE, PLUGIN_VERSION = "rmt_edge", "1"
 LIBRARIES = Path("build/plugin")  # where the libraries lie unless another folder is named
+# In an unpacked bundle (bundle/bundle.py): its index, and the folder of its libraries.
+BUNDLE_INDEX, BUNDLED_LIBRARIES = "bundle.json", "libraries"
 # The name without a version, under which TensorRT-RTX 1.7 opens its own library to add a plugin layer. Its wheel has
 # only the name with one, and the failed dlopen ends the process.
 RTX_LIBRARY = "libtensorrt_rtx.so"
@@ -28,6 +30,11 @@ _LOADED: dict[Path, ctypes.CDLL] = {}  # a library stays loaded as long as the p
 def library_name(architecture: str) -> str:
     """architecture: as platform.machine() says it."""
     return f"librmt_edge_plugin_{architecture}.so"
+
+
+def libraries_beside(folder: Path) -> Path:
+    """The folder of plugin libraries for what lies in a folder: the bundle's own in an unpacked bundle."""
+    return folder / BUNDLED_LIBRARIES if (folder / BUNDLE_INDEX).is_file() else LIBRARIES
 
 
 def library_path(folder: Path) -> Path:
@@ -44,7 +51,7 @@ def library_path(folder: Path) -> Path:
 
 
 def open_library(path: Path) -> ctypes.CDLL:
-    """The library for its C entry points (cpp/libraryApi.h and the ops' own), without TensorRT."""
+    """The library for its C entry points (cpp/common/libraryApi.h and the ops' own), without TensorRT."""
     path = path.resolve()
     if path not in _LOADED:
         try:

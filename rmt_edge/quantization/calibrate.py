@@ -31,11 +31,11 @@ from modelopt.torch.quantization.tensor_quant import fake_tensor_quant
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rmt_edge.data import Dataset
+from rmt_edge.data.dataset import Dataset
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.model.deploy import DeployedRMT, Ranges, Sum
-from rmt_edge.preprocess import Preprocessing
-from rmt_edge.recipe import QuantizationRecipe
+from rmt_edge.model.folded import FoldedRMT, Ranges, Sum
+from rmt_edge.quantization.recipe import QuantizationRecipe
 
 # Every eighth of the 2,048 bins is a candidate, 0.4 % of the largest magnitude apart: 0.2 s a layer instead of 1.7 s.
 ENTROPY_STRIDE = 8
@@ -45,30 +45,28 @@ MSE_GRID = {"start_multiplier": 0.1, "stop_multiplier": 1.0, "step_size": 0.02}
 NORM_BEFORE = {"qkv": "retention_layer_norm", "fc1": "final_layer_norm"}
 
 
-def calibrate(
-    deployed: DeployedRMT, recipe: QuantizationRecipe, dataset: Dataset, preprocessing: Preprocessing
-) -> Ranges:
+def calibrate(folded: FoldedRMT, recipe: QuantizationRecipe, dataset: Dataset, preprocessing: Preprocessing) -> Ranges:
     """Ranges of the recipe's layers (and residual additions) over the data set. The model is left as it is.
 
     With the method smoothquant, the model is to be `smoothed` before.
     """
-    names = recipe.int8_layers(deployed.variant_name)
+    names = recipe.int8_layers(folded.variant_name)
     ranges = {}
     for name in names:
         key = f"{name}.weight_amax"
-        weight = deployed.get_submodule(name).weight.detach()
+        weight = folded.get_submodule(name).weight.detach()
         ranges[key] = _checked_range(_weight_range(weight, recipe), key)
     operands = {name: ("input",) for name in names}
     if recipe.residual_adds:
-        operands |= {name: ("left", "right") for name, x in deployed.named_modules() if isinstance(x, Sum)}
+        operands |= {name: ("left", "right") for name, x in folded.named_modules() if isinstance(x, Sum)}
     collected: dict[str, MaxCalibrator | HistogramCalibrator] = {}
     hooks = []
     for name, sides in operands.items():
         calibrators = [_input_calibrator(recipe.method) for _ in sides]
         collected |= {f"{name}.{side}_amax": x for side, x in zip(sides, calibrators, strict=True)}
-        hooks.append(deployed.get_submodule(name).register_forward_pre_hook(_collecting(name, calibrators)))
+        hooks.append(folded.get_submodule(name).register_forward_pre_hook(_collecting(name, calibrators)))
     try:
-        _run_images(deployed, recipe, dataset, preprocessing)
+        _run_images(folded, recipe, dataset, preprocessing)
     finally:
         for hook in hooks:
             hook.remove()
@@ -78,15 +76,15 @@ def calibrate(
 
 
 def smoothed(
-    deployed: DeployedRMT, recipe: QuantizationRecipe, dataset: Dataset, preprocessing: Preprocessing
-) -> DeployedRMT:
+    folded: FoldedRMT, recipe: QuantizationRecipe, dataset: Dataset, preprocessing: Preprocessing
+) -> FoldedRMT:
     """SmoothQuant (Xiao et al., arXiv 2211.10438): the same function, with inputs that are easier to round.
 
     Of the recipe's INT8 layers, each input channel of qkv and fc1 is multiplied by modelopt's scale, and its weights
     divided by it; the LayerNorm before the layer does the multiplying, so that no operation is added. The other layers
     have no LayerNorm before them: they stay as they are, and their ranges are the largest magnitudes.
     """
-    names = [x for x in recipe.int8_layers(deployed.variant_name) if x.rpartition(".")[2] in NORM_BEFORE]
+    names = [x for x in recipe.int8_layers(folded.variant_name) if x.rpartition(".")[2] in NORM_BEFORE]
     if not names:
         raise RmtEdgeError(
             f"The recipe {recipe.name} smooths no layer.",
@@ -98,7 +96,7 @@ def smoothed(
         config.append({"quantizer_name": f"{name}.weight_quantizer", "cfg": {"num_bits": 8, "axis": 0}})
         config.append({"quantizer_name": f"{name}.input_quantizer", "cfg": {"num_bits": 8, "axis": None}})
     algorithm = {"method": "smoothquant", "alpha": recipe.alpha}
-    made, quantized = copy.deepcopy(deployed), copy.deepcopy(deployed)
+    made, quantized = copy.deepcopy(folded), copy.deepcopy(folded)
     for name in names:
         quantized.get_submodule(name).register_forward_pre_hook(_collecting(name, []))
     # modelopt prints, and stdout is for results; and it warns of each layer that it was told to leave alone.

@@ -1,4 +1,4 @@
-"""The deployment form with any of its layers in INT8, in PyTorch: what the exported graph computes, in float32.
+"""The folded form with any of its layers in INT8, in PyTorch: what the exported graph computes, in float32.
 
 A layer in INT8 rounds its weight and its input to multiples of their steps, as Q/DQ does, and a residual addition its
 two operands; the rest stays float32. All ranges are calibrated once, so that switching from one set of layers to
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rmt_edge.graph_writer import INT8_MAX, along_axis, int8_of, scale_of
-from rmt_edge.model.deploy import DeployedRMT, Ranges
+from rmt_edge.model.folded import FoldedRMT, Ranges
+from rmt_edge.quantization.formats import INT8_MAX, along_axis, int8_of, scale_of
 
 Step = Callable[[Tensor], Tensor]
 
@@ -74,7 +74,7 @@ def _round_inputs(steps: list[float], _: nn.Module, inputs: tuple[Tensor, ...]) 
     )
 
 
-def steps_of(model: DeployedRMT) -> list[tuple[str, Step]]:
+def steps_of(model: FoldedRMT) -> list[tuple[str, Step]]:
     """The forward pass in steps, of which each takes what the one before returns: stem, blocks, downsamplings, heads.
 
     A step is named by the prefix of its layers; the last, "classify", has those that no other prefix fits.

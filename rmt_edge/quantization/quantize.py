@@ -1,7 +1,8 @@
-"""Quantise: a checkpoint to a calibrated deployment form, one .safetensors with every number that export needs.
+"""Quantise: a checkpoint to a calibrated folded form, one .safetensors with every number that export needs.
 
-Weights stay float32 in the file; beside them lie the INT8 ranges that calibrate.py finds with nvidia-modelopt, such as
-`<layer>.weight_amax` and `<layer>.input_amax`. The export turns them into Q/DQ nodes; it needs no modelopt.
+Weights stay float32 in the file; beside them lie the INT8 ranges that quantization/calibrate.py finds with
+nvidia-modelopt, such as `<layer>.weight_amax` and `<layer>.input_amax`. The export turns them into Q/DQ nodes; it needs
+no modelopt.
 """
 
 import json
@@ -13,13 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rmt_edge.artifact import QUANTIZED, output_folder, parent_of, write_manifest, written_whole
-from rmt_edge.calibrate import calibrate, smoothed
-from rmt_edge.data import Dataset, open_dataset
+from rmt_edge.data.dataset import Dataset, open_dataset
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.checkpoint import load_checkpoint
-from rmt_edge.model.deploy import deployed_from_model
-from rmt_edge.preprocess import Preprocessing
-from rmt_edge.recipe import QuantizationRecipe
+from rmt_edge.model.folded import folded_from_model
+from rmt_edge.quantization.calibrate import calibrate, smoothed
+from rmt_edge.quantization.recipe import QuantizationRecipe
 
 FP16_MAX = 65504.0
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def quantize(
     output_folder(output)
     model = load_checkpoint(checkpoint, weights)
     preprocessing = preprocessing or model.preprocessing
-    deployed = deployed_from_model(model, preprocessing.height, preprocessing.width)
+    folded = folded_from_model(model, preprocessing.height, preprocessing.width)
     parents = [parent_of(checkpoint)]
     details = {
         "checkpoint": parents[0],
@@ -58,9 +59,9 @@ def quantize(
         dataset = calibration_set(recipe, calibration)
         parents.append(dataset.as_parent())
         if recipe.method == "smoothquant":
-            deployed = smoothed(deployed, recipe, dataset, preprocessing)
-        ranges = calibrate(deployed, recipe, dataset, preprocessing)
-    state = deployed.state_dict() | ranges
+            folded = smoothed(folded, recipe, dataset, preprocessing)
+        ranges = calibrate(folded, recipe, dataset, preprocessing)
+    state = folded.state_dict() | ranges
     if recipe.precision != "fp32":
         check_fp16(state)
     path = output / f"{checkpoint.stem}.{recipe.name}.safetensors"

@@ -25,9 +25,9 @@ class QuantizationRecipe:
     precision: of the whole; `int8` means INT8 for some layers and FP16 for the rest. int8, fp16: patterns of layers.
     An INT8 layer has INT8 weights (symmetric, one scale per output channel or per tensor) and INT8 input (symmetric,
     one scale per tensor). residual_adds: whether the operands of each block's four residual additions are rounded to
-    INT8 too. method: how a range follows from the images (calibrate.py). percentile: of the magnitudes that an input's
-    range holds, for the method of that name. alpha: how much of an input's spread goes into the weights, for
-    smoothquant: 0 none, 1 all. images, batch: of calibration.
+    INT8 too. method: how a range follows from the images (quantization/calibrate.py). percentile: of the magnitudes
+    that an input's range holds, for the method of that name. alpha: how much of an input's spread goes into the
+    weights, for smoothquant: 0 none, 1 all. images, batch: of calibration.
     """
 
     name: str

@@ -25,7 +25,7 @@ from rmt_edge.artifact import (
     written_whole,
 )
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.recipe import PRECISIONS
+from rmt_edge.quantization.recipe import PRECISIONS
 from rmt_edge.report.decision import decide
 from rmt_edge.report.figures import drops
 from rmt_edge.report.flips import flips_between

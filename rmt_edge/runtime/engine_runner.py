@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.artifact import ENGINE, parent_of, read_manifest, sha256_of, write_manifest, written_whole
+from rmt_edge.artifact import ENGINE, parent_of, read_manifest, write_manifest, written_whole
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import load_plugins
 from rmt_edge.runtime.cuda_graph import CudaGraph, load_driver
@@ -269,16 +269,3 @@ class EngineRunner:
                 buffer.free()
         self._plans.clear()
         self._prepared = self._engine = self._kernels = None
-
-
-def check_library(engine: Path, library: Path) -> None:
-    """Refuse a plugin library other than the one that the engine was built with."""
-    wanted = read_manifest(engine, ENGINE).details["plugin_library"]
-    found = sha256_of(library)
-    if found != wanted["sha256"]:
-        raise RmtEdgeError(
-            f"{library} is not the plugin library that {engine.name} was built with: sha256 {found[:16]}…, engine "
-            f"{wanted['sha256'][:16]}….",
-            "an engine holds its plugins' state, and only they can read it.",
-            "Pass --libraries with the folder of that library, or build the engine again.",
-        )

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.estimate import Network, latency_ms
-from rmt_edge.profile import DeviceProfile
-from rmt_edge.recipe import QuantizationRecipe
+from rmt_edge.latency.roofline import Network, latency_ms
+from rmt_edge.quantization.recipe import QuantizationRecipe
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rmt_edge.artifact import output_folder, parent_of, versions, written_whole
-from rmt_edge.calibrate import calibrate
-from rmt_edge.data import Dataset
+from rmt_edge.data.dataset import Dataset
+from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.fake_quant import FakeQuantizedLayers, Step, first_step, steps_of
 from rmt_edge.metrics import drop_interval_points, drop_points, kl_nats, percent
 from rmt_edge.model.checkpoint import load_checkpoint
-from rmt_edge.model.deploy import DeployedRMT, Ranges, deployed_from_model
-from rmt_edge.preprocess import Preprocessing, normalise
-from rmt_edge.quantize import calibration_set
-from rmt_edge.recipe import QuantizationRecipe
+from rmt_edge.model.folded import FoldedRMT, Ranges, folded_from_model
+from rmt_edge.quantization.calibrate import calibrate
+from rmt_edge.quantization.fake_quant import FakeQuantizedLayers, Step, first_step, steps_of
+from rmt_edge.quantization.quantize import calibration_set
+from rmt_edge.quantization.recipe import QuantizationRecipe
 
 # Pixels of a batch: four images of 224x224, where RMT-S takes 14.8 s for 128 images on two cores; 16.8 s with two
 # images at a time, 17.1 s with eight, whose activations no longer fit the caches.
@@ -47,9 +47,9 @@ LayerSets = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint's deployment form and the calibrated ranges of all its layers. parents: files it was made from."""
+    """A checkpoint's folded form and the calibrated ranges of all its layers. parents: files it was made from."""
 
-    model: DeployedRMT
+    model: FoldedRMT
     preprocessing: Preprocessing
     ranges: Ranges
     recipe: QuantizationRecipe
@@ -86,7 +86,7 @@ def calibrated_subject(
     preprocessing: Preprocessing | None = None,
     weights: str | None = None,
 ) -> Subject:
-    """The deployment form of a checkpoint with ranges of every layer, by the recipe's method and images.
+    """The folded form of a checkpoint with ranges of every layer, by the recipe's method and images.
 
     The ranges are kept in the folder as `<checkpoint>.ranges.safetensors`, so that one calibration serves all that is
     asked of the same checkpoint, recipe and images.
@@ -106,12 +106,12 @@ def calibrated_subject(
     asked = {"preprocessing": preprocessing.to_dict(), "recipe": recipe.to_dict(), "weights": weights}
     key = json.dumps(parents | asked | {"versions": versions()}, sort_keys=True)
     path = output_folder(folder) / f"{checkpoint.stem}.ranges.safetensors"
-    deployed = deployed_from_model(model, preprocessing.height, preprocessing.width)
+    folded = folded_from_model(model, preprocessing.height, preprocessing.width)
     if not (path.is_file() and _key_of(path) == key):
-        ranges = calibrate(deployed, recipe, dataset, preprocessing)
+        ranges = calibrate(folded, recipe, dataset, preprocessing)
         with written_whole(path) as temporary:
             save_file(ranges, temporary, {"key": key})
-    return Subject(deployed, preprocessing, load_file(path), recipe, parents)
+    return Subject(folded, preprocessing, load_file(path), recipe, parents)
 
 
 def _key_of(path: Path) -> str | None:

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from rmt_edge.data import Dataset
+from rmt_edge.data.dataset import Dataset
 from rmt_edge.errors import RmtEdgeError
 
 APART = "choices are made on images that are neither calibrated nor tested on, or the test says nothing."

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 
 from rmt_edge.artifact import output_folder, versions, write_json, written_whole
-from rmt_edge.data import Dataset, open_dataset
+from rmt_edge.data.dataset import Dataset, open_dataset
+from rmt_edge.data.preprocess import Preprocessing
+from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.estimate import Network, latency_ms
+from rmt_edge.latency.roofline import Network, latency_ms
 from rmt_edge.metrics import drop_points, drop_upper_points
-from rmt_edge.preprocess import Preprocessing
-from rmt_edge.profile import DeviceProfile
-from rmt_edge.recipe import QuantizationRecipe
+from rmt_edge.quantization.recipe import QuantizationRecipe
 from rmt_edge.search.assignment import Choice, Item, frontier, spread
 from rmt_edge.search.candidate import Candidate, measured_candidates
 from rmt_edge.search.outcome import Outcomes, Subject, calibrated_subject, evaluate, summary

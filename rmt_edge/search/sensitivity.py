@@ -1,7 +1,8 @@
 """Sensitivity: which layers lose accuracy in INT8. One group of layers at a time in INT8, the rest in float32.
 
 A group is the layers of one kind, of one stage, of one block, or of one kind in one stage (a cell). All groups run
-under one set of calibrated ranges, in PyTorch, on the deployment form (fake_quant.py): no export, no engine.
+under one set of calibrated ranges, in PyTorch, on the folded form (quantization/fake_quant.py): no export, no
+engine.
 """
 
 import datetime
@@ -15,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from rmt_edge.artifact import output_folder, versions, write_json
-from rmt_edge.data import Dataset, check_labels, open_dataset
+from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.layers import KINDS, Layer, layers_of
-from rmt_edge.preprocess import Preprocessing
-from rmt_edge.recipe import QuantizationRecipe
+from rmt_edge.quantization.recipe import QuantizationRecipe
 from rmt_edge.search.outcome import Subject, calibrated_subject, evaluate, reference_top1_percent, summary
 from rmt_edge.settings import check_choice
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rmt_edge.paired import Top, flips, margins, per_class, worst_images
+from rmt_edge.accuracy.paired import Top, flips, margins, per_class, worst_images
 
 LABELS = np.array([0, 0, 1, 2])
 REFERENCE = Top(

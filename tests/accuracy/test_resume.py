@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from rmt_edge.accuracy.paired import Top
+from rmt_edge.accuracy.resume import finish, partial_path, resumed
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.paired import Top
-from rmt_edge.resume import finish, partial_path, resumed
 
 IDENTITY = {"model": "abc", "batch": 4}
 

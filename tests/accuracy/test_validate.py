@@ -15,13 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from rmt_edge.accuracy import accuracy, drop_message, logits_of
+from rmt_edge.accuracy.limits import drop_message
+from rmt_edge.accuracy.predictions import accuracy, logits_of
+from rmt_edge.accuracy.resume import partial_path
+from rmt_edge.accuracy.validate import validate
 from rmt_edge.artifact import PREDICTIONS, manifest_path, read_manifest
-from rmt_edge.data import open_dataset
+from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.resume import partial_path
 from rmt_edge.runtime.onnx_runner import OnnxRunner
-from rmt_edge.validate import validate
 from tests.conftest import ROOT, SMALL
 
 
@@ -54,7 +55,7 @@ def test_the_record_holds_what_was_measured(onnx_files, checkpoint, own_labels, 
 
 def test_the_reference_runs_once_for_all_precisions(onnx_files, checkpoint, images, tmp_path, monkeypatch):
     validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
-    monkeypatch.setattr("rmt_edge.validate.load_checkpoint", None)
+    monkeypatch.setattr("rmt_edge.accuracy.validate.load_checkpoint", None)
     _, manifest = validate(onnx_files["fp16"], checkpoint, images, tmp_path, max_drop=100)
     assert manifest.details["images"] == 60
 
@@ -130,7 +131,7 @@ def test_a_senseless_limit_is_refused(onnx_files, checkpoint, images, tmp_path, 
 # Runs `rmt-edge validate` on its arguments and, to leave time for a kill, waits after each batch.
 SLOWLY = """
 import sys, time
-from rmt_edge import resume
+from rmt_edge.accuracy import resume
 from rmt_edge.cli import main
 append = resume.Partial.append
 def slowly(self, top):

@@ -11,7 +11,7 @@ import pytest
 
 from rmt_edge.bundle.pack import pack
 from tests.conftest import ROOT
-from tests.test_engine import needs_rtx
+from tests.engine.test_build import needs_rtx
 
 
 def run_kit(script, *arguments):

@@ -15,12 +15,12 @@ from rmt_edge.bundle.bundle import INDEX, open_bundle, read_folder, subset_of, u
 from rmt_edge.bundle.pack import ARCHITECTURES, pack
 from rmt_edge.bundle.subset import choose
 from rmt_edge.cli import main
-from rmt_edge.data import open_dataset
+from rmt_edge.data.dataset import open_dataset
+from rmt_edge.data.preprocess import normalise
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import library_name
-from rmt_edge.preprocess import normalise
+from tests.cli.test_cli import call
 from tests.conftest import SMALL
-from tests.test_cli import call
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def test_a_full_disk_leaves_nothing(refused):
 
 
 def test_a_changed_byte_of_a_real_bundle_is_refused(packed):
-    """A sample of it; tests/test_bundle.py changes every byte of a small one."""
+    """A sample of it; tests/bundle/test_bundle.py changes every byte of a small one."""
     content = packed.read_bytes()
     for at in [*range(0, len(content), len(content) // 50), *range(len(content) - 30, len(content))]:
         with packed.open("r+b") as file:

@@ -13,7 +13,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from rmt_edge import engine_accuracy, preflight
 from rmt_edge.artifact import (
     ENGINE,
     PREDICTIONS,
@@ -25,14 +24,17 @@ from rmt_edge.artifact import (
     write_manifest,
     written_whole,
 )
+from rmt_edge.bundle import validate as engine_accuracy
 from rmt_edge.bundle.bundle import INDEX, read_folder, subset_of, unpack
 from rmt_edge.bundle.pack import pack
-from rmt_edge.engine_accuracy import open_engine, validate_engine, validate_onnx
+from rmt_edge.bundle.validate import validate_engine, validate_onnx
+from rmt_edge.device import preflight
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import library_path
 from rmt_edge.runtime.onnx_runner import OnnxRunner
+from rmt_edge.runtime.open import open_engine
+from tests.cli.test_cli import call
 from tests.conftest import SMALL
-from tests.test_cli import call
 
 IMAGES = 55
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rmt_edge import engine_accuracy, preflight
 from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of, versions
+from rmt_edge.bundle import validate as engine_accuracy
 from rmt_edge.cli import main
+from rmt_edge.device import preflight
+from rmt_edge.device.machine import has_gpu
 from rmt_edge.latency import measure as latency
 from rmt_edge.latency.bench import write_record
 from rmt_edge.latency.sensors import Reading
 from rmt_edge.latency.telemetry import Telemetry
-from rmt_edge.machine import has_gpu
 from rmt_edge.runtime import engine_runner
 from tests import standins
 

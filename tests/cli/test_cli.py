@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rmt_edge.cli import main
-from tests.test_engine import needs_rtx
+from tests.engine.test_build import needs_rtx
 
 TINY = """
 precision = "int8"
@@ -69,7 +69,7 @@ def test_deploy_does_all_of_it_and_names_every_file(
 
 
 def test_a_drop_above_max_drop_exits_1_and_says_so(capsys, onnx_files, checkpoint, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("rmt_edge.accuracy.drop_points", lambda *_: 0.75)
+    monkeypatch.setattr("rmt_edge.accuracy.predictions.drop_points", lambda *_: 0.75)
     arguments = ["validate", onnx_files["int8"], "--checkpoint", checkpoint, "--data", images, "--output", tmp_path]
     status, paths, errors = call(capsys, *arguments)
     assert status == 1 and len(paths) == 1

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmt_edge.data import check_labels, open_dataset
+from rmt_edge.data.dataset import check_labels, open_dataset
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.preprocess import Preprocessing
 
 SQUARE = Preprocessing(32, 32, crop_ratio=1.0)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmt_edge import decoding
-from rmt_edge.data import open_dataset
-from rmt_edge.decoding import AHEAD, decoded_by_workers, default_workers, in_order
+from rmt_edge.data import decoding
+from rmt_edge.data.dataset import open_dataset
+from rmt_edge.data.decoding import AHEAD, decoded_by_workers, default_workers, in_order
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.preprocess import Preprocessing
 
 SQUARE = Preprocessing(32, 32, crop_ratio=1.0)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmt_edge.data import fit
+from rmt_edge.data.dataset import fit
+from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.preprocess import Preprocessing, normalise
 
 
 def test_pixels_become_standardised_channels_first():

@@ -13,11 +13,11 @@ from rmt_edge.artifact import ENGINE, read_manifest
 from rmt_edge.bundle.bundle import unpack
 from rmt_edge.bundle.pack import pack
 from rmt_edge.cli import COMMANDS
-from rmt_edge.plugin.native import ARCHITECTURES
+from rmt_edge.plugin.cxx import ARCHITECTURES
+from tests.bundle.test_validate import fake_engine
+from tests.cli.test_cli import call
 from tests.conftest import ROOT
-from tests.test_cli import call
-from tests.test_engine import needs_rtx
-from tests.test_engine_accuracy import fake_engine
+from tests.engine.test_build import needs_rtx
 from tests.test_imports import WORKSTATION_ONLY
 
 # All that a device has beside TensorRT and pycuda, of `dependencies` in pyproject.toml.

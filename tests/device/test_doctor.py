@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from rmt_edge import profile
 from rmt_edge.cli import COMMANDS, devices, main
 from rmt_edge.cli.devices import _commands
-from rmt_edge.doctor import NEEDS, WAYS, Tools, diagnose, imported_by, profile_fits
-from rmt_edge.machine import Gpu
+from rmt_edge.device import profile
+from rmt_edge.device.doctor import NEEDS, WAYS, Tools, diagnose, imported_by, profile_fits
+from rmt_edge.device.machine import Gpu
 from tests import machines
 from tests.conftest import ROOT
 

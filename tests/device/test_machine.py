@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from rmt_edge import machine as module
-from rmt_edge.machine import Gpu, Sources, has_gpu, run_command, this_machine
+from rmt_edge.device import machine as module
+from rmt_edge.device.machine import Gpu, Sources, has_gpu, run_command, this_machine
 from tests import machines
 
 
@@ -93,7 +93,7 @@ def test_a_command_that_is_missing_fails_or_hangs_says_nothing(command, monkeypa
 
 
 def test_asking_loads_neither_tensorrt_nor_numpy():
-    code = "import sys; from rmt_edge.machine import this_machine; this_machine(); print(*sys.modules)"
+    code = "import sys; from rmt_edge.device.machine import this_machine; this_machine(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "torch"} & set(loaded)
 

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from rmt_edge import preflight
 from rmt_edge.artifact import ENGINE, parent_of, read_manifest, write_manifest, written_whole
 from rmt_edge.cli import main
-from rmt_edge.engine import build
+from rmt_edge.device import preflight
+from rmt_edge.device.machine import Gpu, this_machine
+from rmt_edge.device.preflight import check_build, check_engine, free_disk_mib
+from rmt_edge.device.profile import load_profile
+from rmt_edge.engine.build import build
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.machine import Gpu, this_machine
-from rmt_edge.preflight import check_build, check_engine, free_disk_mib
-from rmt_edge.profile import load_profile
 from tests import machines
-from tests.test_engine import needs_rtx
+from tests.engine.test_build import needs_rtx
 
 
 @pytest.fixture

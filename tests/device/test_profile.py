@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from rmt_edge import profile as module
+from rmt_edge.device import profile as module
+from rmt_edge.device.machine import Gpu, Machine
+from rmt_edge.device.profile import DeviceProfile, load_profile, misfit, profile_for, profile_names, version_numbers
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.machine import Gpu, Machine
-from rmt_edge.profile import DeviceProfile, load_profile, misfit, profile_for, profile_names, version_numbers
 from tests import machines
 
 RIGHT = {

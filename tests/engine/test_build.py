@@ -16,12 +16,14 @@ import onnx
 import pytest
 from onnx import helper
 
-from rmt_edge import engine, engine_layers
 from rmt_edge.artifact import ENGINE, manifest_path, plugin_form_path, read_manifest
-from rmt_edge.engine import build, choose_retention, engine_from_onnx, load_backend
+from rmt_edge.device.backend import load_backend
+from rmt_edge.device.profile import DeviceProfile, load_profile
+from rmt_edge.engine import build as engine
+from rmt_edge.engine import layers as engine_layers
+from rmt_edge.engine.build import build, choose_retention, engine_from_onnx
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.profile import DeviceProfile, load_profile
 from tests.tensorrt_api import standin
 
 BLOCKS = sum(VARIANTS["rmt_nano"].depths)

@@ -13,14 +13,15 @@ from dataclasses import replace
 
 import pytest
 
-from rmt_edge import builder_config, engine
 from rmt_edge.artifact import ENGINE, manifest_path, plugin_form_path, read_manifest
-from rmt_edge.builder_config import DIGEST_BYTES, cache_folder, remove_leftovers, temporary_folder
-from rmt_edge.engine import build, gpu_of
-from rmt_edge.engine_layers import layers_in_json, layers_in_log
+from rmt_edge.device.machine import Gpu, Machine
+from rmt_edge.device.profile import DeviceProfile, load_profile
+from rmt_edge.engine import build as engine
+from rmt_edge.engine import config as builder_config
+from rmt_edge.engine.build import build, gpu_of
+from rmt_edge.engine.config import DIGEST_BYTES, cache_folder, remove_leftovers, temporary_folder
+from rmt_edge.engine.layers import layers_in_json, layers_in_log
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.machine import Gpu, Machine
-from rmt_edge.profile import DeviceProfile, load_profile
 from rmt_edge.report.collect import report
 from tests.conftest import ROOT
 from tests.tensorrt_api import FOLDER, VERSIONS, standin

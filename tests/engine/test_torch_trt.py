@@ -11,22 +11,28 @@ import onnx
 import pytest
 import torch
 
-from rmt_edge import torch_trt
 from rmt_edge.artifact import QUANTIZED, plugin_form_path, read_manifest
-from rmt_edge.builder_config import builder_config, network_flags
-from rmt_edge.builder_log import log_for
 from rmt_edge.cli import main
-from rmt_edge.engine import load_backend
-from rmt_edge.engine_layers import layer_counts, layers_in_log
+from rmt_edge.device.backend import load_backend
+from rmt_edge.device.machine import Gpu, Machine
+from rmt_edge.device.profile import DeviceProfile, load_profile
+from rmt_edge.engine import torch_trt
+from rmt_edge.engine.config import builder_config, network_flags
+from rmt_edge.engine.layers import layer_counts, layers_in_log
+from rmt_edge.engine.log import log_for
+from rmt_edge.engine.plugin_layers import (
+    add_int8_linear,
+    add_plugin_layer,
+    create_plugin,
+    depthwise_fields,
+    retention_fields,
+)
+from rmt_edge.engine.torch_module import PluginRMT
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.export import deployed_from_file
-from rmt_edge.fake_quant import FakeQuantizedLayers
-from rmt_edge.machine import Gpu, Machine
+from rmt_edge.graph.export import folded_from_file
 from rmt_edge.metrics import relative_error
-from rmt_edge.model.plugin_form import PluginRMT
-from rmt_edge.plugin.layer import add_int8_linear, add_plugin_layer, create_plugin, depthwise_fields, retention_fields
 from rmt_edge.plugin.load import library_path, load_plugins
-from rmt_edge.profile import DeviceProfile, load_profile
+from rmt_edge.quantization.fake_quant import FakeQuantizedLayers
 from tests.tensorrt_api import VERSIONS, standin
 
 L4 = DeviceProfile("l4", "L4", "tensorrt", ("8.9",), ("10.3", "11.4"), 24, 2048, max_batch=8, batches=(1,))
@@ -36,12 +42,12 @@ needs_rtx = pytest.mark.skipif(not has_rtx, reason="tensorrt-rtx-cu13-bindings i
 
 
 def load(path):
-    return deployed_from_file(path, read_manifest(path, QUANTIZED))
+    return folded_from_file(path, read_manifest(path, QUANTIZED))
 
 
 @pytest.mark.parametrize(("name", "limit"), [("fp32", 1e-5), ("int8", 1e-2)])
 def test_the_plugin_form_computes_what_the_deployment_form_does(quantized, name, limit):
-    """In float32; with INT8, against the deployment form rounded alike, a value between two steps may go either way."""
+    """In float32; with INT8, against the folded form rounded alike, a value between two steps may go either way."""
     model, ranges = load(quantized[name])
     images = torch.randn(2, 3, model.height, model.width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), FakeQuantizedLayers(model, ranges, np.dtype(np.float32)) as layers:
@@ -119,7 +125,7 @@ def convert(trt, program, monkeypatch):
         made.append((op_type, fields))
         return create_plugin(trt, op_type, fields, name)
 
-    monkeypatch.setattr("rmt_edge.plugin.layer.create_plugin", create)
+    monkeypatch.setattr("rmt_edge.engine.plugin_layers.create_plugin", create)
     held = program.graph_signature.inputs_to_buffers | program.graph_signature.inputs_to_parameters
     types = {torch.float16: trt.DataType.HALF, torch.int8: trt.DataType.INT8}
 

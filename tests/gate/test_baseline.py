@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from rmt_edge.accuracy import accuracy, judgement, write_predictions
+from rmt_edge.accuracy.limits import judgement
+from rmt_edge.accuracy.predictions import accuracy, write_predictions
 from rmt_edge.artifact import ENGINE, ONNX, PLUGIN_ONNX, manifest_path, parent_of, plugin_form_path, write_manifest
-from rmt_edge.baseline import packed, read_baseline, results_of, unpacked, write_baseline
 from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.gate.baseline import packed, read_baseline, results_of, unpacked, write_baseline
 
 IMAGES = 400
 DATA = {"name": "test.npz", "sha256": "d" * 64}

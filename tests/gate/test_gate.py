@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from rmt_edge.baseline import write_baseline
 from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.gate import Baseline, Limits, NotComparedWarning, compare
-from tests.test_baseline import DATA, ORIN, make_results
+from rmt_edge.gate.baseline import write_baseline
+from rmt_edge.gate.gate import Baseline, Limits, NotComparedWarning, compare
+from tests.gate.test_baseline import DATA, ORIN, make_results
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ import torch
 from onnx import TensorProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
-from rmt_edge import export as export_module
 from rmt_edge.artifact import ONNX, manifest_path, read_manifest
-from rmt_edge.calibrate import calibrate
-from rmt_edge.data import open_dataset
+from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.export import export
-from rmt_edge.graph import onnx_from_deployed
-from rmt_edge.graph_writer import MIN_SCALE, int8_of, scale_of
+from rmt_edge.graph import export as export_module
+from rmt_edge.graph.export import export
+from rmt_edge.graph.network import onnx_from_folded
 from rmt_edge.metrics import relative_error
-from rmt_edge.model.deploy import DeployedRMT, deployed_from_model
+from rmt_edge.model.folded import FoldedRMT, folded_from_model
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.recipe import load_recipe
+from rmt_edge.quantization.calibrate import calibrate
+from rmt_edge.quantization.formats import MIN_SCALE, int8_of, scale_of
+from rmt_edge.quantization.recipe import load_recipe
 from rmt_edge.runtime import onnx_runner
 from rmt_edge.runtime.onnx_runner import OnnxRunner
 from rmt_edge.settings import known_settings
@@ -95,7 +95,7 @@ def test_the_file_computes_the_published_model(onnx_files, nano, precision, limi
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_exports(name, tmp_path):
     model = filled(name, 11, seed=2)
-    onnx.save(onnx_from_deployed(deployed_from_model(model, 33, 64), np.float32, {}, {}), tmp_path / "x.onnx")
+    onnx.save(onnx_from_folded(folded_from_model(model, 33, 64), np.float32, {}, {}), tmp_path / "x.onnx")
     counted = export_module.check_graph(tmp_path / "x.onnx", name)
     assert counted["retention_nodes"] == sum(VARIANTS[name].depths)
     images = weights.image((2, 3, 33, 64), 0)
@@ -105,7 +105,7 @@ def test_every_variant_exports(name, tmp_path):
 
 
 def test_rmt_s_in_fp16_has_under_700_nodes():
-    graph = onnx_from_deployed(DeployedRMT("rmt_s", 1000, 224, 224), np.float16, {}, {}).graph
+    graph = onnx_from_folded(FoldedRMT("rmt_s", 1000, 224, 224), np.float16, {}, {}).graph
     assert len(graph.node) < 700
     assert Counter(x.op_type for x in graph.node)["Retention"] == sum(VARIANTS["rmt_s"].depths)
 
@@ -134,7 +134,7 @@ def test_a_changed_quantised_checkpoint_is_refused(quantized, tmp_path):
 
 
 def test_a_graph_that_differs_from_the_model_is_not_left_behind(quantized, tmp_path, monkeypatch):
-    write = onnx_from_deployed
+    write = onnx_from_folded
 
     def forget_a_bias(model, *args, **kwargs):
         onnx_model = write(model, *args, **kwargs)
@@ -143,7 +143,7 @@ def test_a_graph_that_differs_from_the_model_is_not_left_behind(quantized, tmp_p
                 tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
         return onnx_model
 
-    monkeypatch.setattr(export_module, "onnx_from_deployed", forget_a_bias)
+    monkeypatch.setattr(export_module, "onnx_from_folded", forget_a_bias)
     with pytest.raises(AssertionError, match="away from PyTorch"):
         export(quantized["fp32"], tmp_path)
     assert not list(tmp_path.glob("*.onnx*"))
@@ -164,10 +164,10 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path):
 
 def test_every_linear_layer_can_be_quantised(nano, images, recipes):
     recipe = dataclasses.replace(recipes["int8"], int8=("qkv", "out_proj", "fc1", "fc2", "proj", "head"))
-    deployed = deployed_from_model(nano, SMALL.height, SMALL.width)
-    ranges = calibrate(deployed_from_model(nano, SMALL.height, SMALL.width), recipe, open_dataset(images), SMALL)
+    folded = folded_from_model(nano, SMALL.height, SMALL.width)
+    ranges = calibrate(folded_from_model(nano, SMALL.height, SMALL.width), recipe, open_dataset(images), SMALL)
     for flat in (False, True):
-        nodes = onnx_from_deployed(deployed, np.float16, ranges, {}, flat_linears=flat).graph.node
+        nodes = onnx_from_folded(folded, np.float16, ranges, {}, flat_linears=flat).graph.node
         assert Counter(x.op_type for x in nodes)["QuantizeLinear"] == 4 * BLOCKS + 2
 
 
@@ -242,20 +242,20 @@ def test_the_check_rounds_what_the_graph_rounds(nano, images, tmp_path, monkeypa
     """In float32, Q/DQ left where it is: summation order alone tells them apart; far more without the rounding."""
     monkeypatch.setattr(onnx_runner, "DISABLED_OPTIMIZERS", ["TransposeOptimizer", "QDQPropagationTransformer"])
     recipe = dataclasses.replace(load_recipe(name), images=8, batch=4)
-    deployed = deployed_from_model(nano, SMALL.height, SMALL.width)
-    ranges = calibrate(deployed, recipe, open_dataset(images), SMALL)
+    folded = folded_from_model(nano, SMALL.height, SMALL.width)
+    ranges = calibrate(folded, recipe, open_dataset(images), SMALL)
     path = tmp_path / "x.onnx"
-    onnx.save(onnx_from_deployed(deployed, np.float32, ranges, {}), path)
-    rounded = export_module.check_against_torch(path, deployed, ranges, np.float32, 1.0)
+    onnx.save(onnx_from_folded(folded, np.float32, ranges, {}), path)
+    rounded = export_module.check_against_torch(path, folded, ranges, np.float32, 1.0)
     for missing in (".input_amax", ".weight_amax", *([("left_amax", "right_amax")] if recipe.residual_adds else [])):
         others = {key: value for key, value in ranges.items() if not key.endswith(missing)}
-        error = export_module.check_against_torch(path, deployed, others, np.float32, 1.0)
+        error = export_module.check_against_torch(path, folded, others, np.float32, 1.0)
         assert rounded < error / 100, missing
-    plain = deployed_from_model(nano, SMALL.height, SMALL.width).state_dict()
-    assert all(torch.equal(value, plain[key]) for key, value in deployed.state_dict().items())
+    plain = folded_from_model(nano, SMALL.height, SMALL.width).state_dict()
+    assert all(torch.equal(value, plain[key]) for key, value in folded.state_dict().items())
 
 
 def test_a_range_of_no_layer_in_the_graph_is_our_fault(nano):
-    deployed = deployed_from_model(nano, SMALL.height, SMALL.width)
+    folded = folded_from_model(nano, SMALL.height, SMALL.width)
     with pytest.raises(AssertionError, match="not in the graph"):
-        onnx_from_deployed(deployed, np.float16, {"stages.0.blocks.0.lepe.input_amax": torch.tensor(1.0)}, {})
+        onnx_from_folded(folded, np.float16, {"stages.0.blocks.0.lepe.input_amax": torch.tensor(1.0)}, {})

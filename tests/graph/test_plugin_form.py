@@ -7,12 +7,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from rmt_edge.artifact import PLUGIN_ONNX, plugin_form_path, read_manifest
-from rmt_edge.depthwise.onnx_function import depthwise_function
-from rmt_edge.graph import OPSET
+from rmt_edge.graph.network import OPSET
+from rmt_edge.graph.plugin_form import plugin_form, plugin_nodes
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.plugin.onnx_form import plugin_form, plugin_nodes
-from rmt_edge.retention.onnx_function import retention_function
+from rmt_edge.ops.depthwise.onnx_function import depthwise_function
+from rmt_edge.ops.retention.onnx_function import retention_function
 from rmt_edge.runtime.onnx_runner import OnnxRunner
 from tests.conftest import SMALL
 from tests.golden import weights

@@ -6,11 +6,11 @@ import pytest
 
 from rmt_edge.artifact import ENGINE, ONNX, parent_of, read_manifest, write_manifest, written_whole
 from rmt_edge.cli import main
+from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.estimate import KERNEL_GAP_US, Network, estimate, kernels_of, latency_ms
-from rmt_edge.estimate_record import estimate_onnx, int8_layers_of
+from rmt_edge.latency.estimate import estimate_onnx, int8_layers_of
+from rmt_edge.latency.roofline import KERNEL_GAP_US, Network, estimate, kernels_of, latency_ms
 from rmt_edge.model.layers import layers_of
-from rmt_edge.profile import DeviceProfile
 from tests.conftest import ROOT
 
 RMT_S = Network("rmt_s", 1000, 224, 224)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from rmt_edge.machine import Machine, Sources, this_machine
+from rmt_edge.device.machine import Machine, Sources, this_machine
 from rmt_edge.settings import read_toml
 
 FOLDER = Path(__file__).parent

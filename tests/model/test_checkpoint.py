@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.preprocess import Preprocessing
 from tests.conftest import SMALL, filled
 
 

@@ -3,13 +3,13 @@
 import pytest
 from torch import nn
 
-from rmt_edge.model.deploy import DeployedRMT
+from rmt_edge.model.folded import FoldedRMT
 from rmt_edge.model.layers import KINDS, layers_of
 
 
 @pytest.mark.parametrize("variant", ["rmt_nano", "rmt_t"])
 def test_every_weighted_layer_but_lepe_is_listed_once(variant):
-    model = DeployedRMT(variant, 10, 64, 64)
+    model = FoldedRMT(variant, 10, 64, 64)
     modules = {name for name, x in model.named_modules() if isinstance(x, nn.Linear | nn.Conv2d)}
     listed = [layer.name for layer in layers_of(variant)]
     assert len(listed) == len(set(listed))

@@ -14,7 +14,7 @@ from rmt_edge.model.variants import VARIANTS
 from tests.conftest import filled
 from tests.golden import weights
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 PUBLIC_NAMES = {
     "RMT_T3": "rmt_t",
     "RMT_S": "rmt_s",

@@ -19,12 +19,12 @@ import numpy as np
 import onnx
 import pytest
 
-from rmt_edge.depthwise.onnx_function import OP_TYPES, depthwise_node
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.plugin import load, native
-from rmt_edge.retention.onnx_function import retention_function, retention_node
+from rmt_edge.ops.depthwise.onnx_function import OP_TYPES, depthwise_node
+from rmt_edge.ops.retention.onnx_function import retention_function, retention_node
+from rmt_edge.plugin import cxx, load
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 SM = 86
 # JetPack 6 is Ubuntu 22.04: glibc 2.35, libstdc++ of GCC 12.
 NEWEST_VERSIONS = {"GLIBC": (2, 35), "GLIBCXX": (3, 4, 30), "CXXABI": (1, 3, 13), "GCC": (12, 0)}
@@ -378,7 +378,7 @@ def test_library_for_jetson_lists_its_creators_and_gpus_under_qemu(library_folde
             pytest.skip(f"no {tool} (apt-get install g++-aarch64-linux-gnu qemu-user)")
     source, host = tmp_path / "host.cpp", tmp_path / "host"
     source.write_text(LIST_CREATORS)
-    headers = native.find_headers(REPOSITORY / "build" / "plugin-cache", None)
+    headers = cxx.find_headers(REPOSITORY / "build" / "plugin-cache", None)
     include = [f"-isystem{x}" for x in (headers, triton_include)]
     subprocess.run(["aarch64-linux-gnu-g++", *include, str(source), "-o", str(host), "-ldl"], check=True)
     library = library_folder / load.library_name("aarch64")
@@ -495,19 +495,19 @@ def test_headers_that_are_too_old_are_refused(tmp_path):
         parts = (("MAJOR", 8), ("MINOR", 6), ("PATCH", 2))
         (tmp_path / name).write_text("".join(f"#define NV_TENSORRT_{x} {number}\n" for x, number in parts))
     with pytest.raises(RmtEdgeError, match=r"are of version 8\.6\.2"):
-        native.find_headers(tmp_path, tmp_path)
+        cxx.find_headers(tmp_path, tmp_path)
 
 
 def test_folder_without_headers_is_refused(tmp_path):
     with pytest.raises(RmtEdgeError, match=r"No NvInfer\.h in"):
-        native.find_headers(tmp_path, tmp_path)
+        cxx.find_headers(tmp_path, tmp_path)
 
 
 def test_missing_cross_compiler_is_named(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    other = next(x for x in native.ARCHITECTURES if x != platform.machine())
+    other = next(x for x in cxx.ARCHITECTURES if x != platform.machine())
     with pytest.raises(RmtEdgeError, match=f"{other}-linux-gnu-g\\+\\+ was not found"):
-        native.find_compiler(other)
+        cxx.find_compiler(other)
 
 
 class FakeRegistry:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from rmt_edge.plugin import native
+from rmt_edge.plugin import cxx
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 FAKE_DRIVER = r"""
 #include <cuda.h>
@@ -138,7 +138,7 @@ def host(library_folder, tmp_path_factory):
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     folder = tmp_path_factory.mktemp("host")
-    headers = native.find_headers(REPOSITORY / "build" / "plugin-cache", None)
+    headers = cxx.find_headers(REPOSITORY / "build" / "plugin-cache", None)
     include = [f"-isystem{x}" for x in (headers, Path(triton.__file__).parent / "backends/nvidia/include")]
     (folder / "driver.c").write_text(FAKE_DRIVER)
     (folder / "host.cpp").write_text(HOST)

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from rmt_edge.artifact import QUANTIZED, read_manifest
-from rmt_edge.calibrate import calibrate, smoothed
-from rmt_edge.data import open_dataset
+from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error
-from rmt_edge.model.deploy import deployed_from_model
-from rmt_edge.quantize import check_fp16, quantize
+from rmt_edge.model.folded import folded_from_model
+from rmt_edge.quantization.calibrate import calibrate, smoothed
+from rmt_edge.quantization.quantize import check_fp16, quantize
 from tests.conftest import SMALL
 
 
@@ -30,17 +30,17 @@ def test_ranges_are_the_largest_magnitudes(quantized, nano, images, recipes):
     state = load_file(quantized["int8"])
     weight = state["stages.1.blocks.0.fc1.weight"]
     torch.testing.assert_close(state["stages.1.blocks.0.fc1.weight_amax"], weight.abs().amax(dim=1))
-    deployed = deployed_from_model(nano, SMALL.height, SMALL.width)
+    folded = folded_from_model(nano, SMALL.height, SMALL.width)
     seen = []
-    deployed.stages[1].blocks[0].fc1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].abs().max()))
+    folded.stages[1].blocks[0].fc1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].abs().max()))
     with torch.no_grad():
         for batch, _ in open_dataset(images).batches(SMALL, recipes["int8"].batch, limit=recipes["int8"].images):
-            deployed(torch.from_numpy(batch))
+            folded(torch.from_numpy(batch))
     torch.testing.assert_close(state["stages.1.blocks.0.fc1.input_amax"], max(seen), rtol=1e-5, atol=0)
 
 
 def test_weights_stay_what_they_were(quantized, nano):
-    expected = deployed_from_model(nano, SMALL.height, SMALL.width).state_dict()
+    expected = folded_from_model(nano, SMALL.height, SMALL.width).state_dict()
     for path in quantized.values():
         state = load_file(path)
         assert all(torch.equal(state[name], value) for name, value in expected.items())
@@ -48,7 +48,7 @@ def test_weights_stay_what_they_were(quantized, nano):
 
 def test_per_tensor_weights_have_one_range(nano, images, recipes):
     recipe = dataclasses.replace(recipes["int8"], weights="per_tensor", int8=("fc1",))
-    ranges = calibrate(deployed_from_model(nano, 40, 48), recipe, open_dataset(images), SMALL)
+    ranges = calibrate(folded_from_model(nano, 40, 48), recipe, open_dataset(images), SMALL)
     assert len(ranges) == 2 * 6
     assert ranges["stages.0.blocks.0.fc1.weight_amax"].shape == (1,)
 
@@ -67,7 +67,7 @@ def test_a_data_set_smaller_than_asked_is_named(checkpoint, images, recipes, tmp
 
 def calibrated(nano, images, recipes, **settings):
     recipe = dataclasses.replace(recipes["int8"], **settings)
-    return calibrate(deployed_from_model(nano, 40, 48), recipe, open_dataset(images), SMALL)
+    return calibrate(folded_from_model(nano, 40, 48), recipe, open_dataset(images), SMALL)
 
 
 @pytest.mark.parametrize("method", ["entropy", "percentile", "mse"])
@@ -93,15 +93,15 @@ def test_the_hundredth_percentile_is_the_largest_magnitude(nano, images, recipes
 
 
 def test_mse_rounds_with_less_error_than_any_other_part_of_the_range(nano, images, recipes):
-    deployed, name = deployed_from_model(nano, 40, 48), "stages.2.blocks.0.fc1"
-    layer = deployed.get_submodule(name)
+    folded, name = folded_from_model(nano, 40, 48), "stages.2.blocks.0.fc1"
+    layer = folded.get_submodule(name)
     # Normally distributed, as trained weights: the largest of 49,152 is 4.3 deviations, where clipping at 3.9 is best.
     layer.weight.data = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0)) / 10
     seen = []
     layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     dataset, recipe = open_dataset(images), dataclasses.replace(recipes["int8"], int8=(name,), weights="per_tensor")
-    largest = calibrate(deployed, recipe, dataset, SMALL)
-    found = calibrate(deployed, dataclasses.replace(recipe, method="mse"), dataset, SMALL)
+    largest = calibrate(folded, recipe, dataset, SMALL)
+    found = calibrate(folded, dataclasses.replace(recipe, method="mse"), dataset, SMALL)
     for which, x in {"weight": layer.weight.detach(), "input": torch.cat(seen)}.items():
 
         def error(amax, x=x):
@@ -139,39 +139,39 @@ def test_residual_additions_have_a_range_for_each_operand(nano, images, recipes)
 
 
 def test_calibration_leaves_the_model_as_it_was(nano, images, recipes):
-    deployed = deployed_from_model(nano, 40, 48)
-    before = {name: value.clone() for name, value in deployed.state_dict().items()}
-    calibrate(deployed, recipes["int8"], open_dataset(images), SMALL)
-    assert deployed.state_dict().keys() == before.keys()
-    assert all(torch.equal(value, before[name]) for name, value in deployed.state_dict().items())
-    assert not [x for x in deployed.modules() if x._forward_pre_hooks]
+    folded = folded_from_model(nano, 40, 48)
+    before = {name: value.clone() for name, value in folded.state_dict().items()}
+    calibrate(folded, recipes["int8"], open_dataset(images), SMALL)
+    assert folded.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in folded.state_dict().items())
+    assert not [x for x in folded.modules() if x._forward_pre_hooks]
 
 
 def test_smoothquant_is_the_same_function_with_inputs_easier_to_round(nano, images, recipes):
     recipe = dataclasses.replace(recipes["int8"], method="smoothquant")
-    deployed = deployed_from_model(nano, 40, 48)
+    folded = folded_from_model(nano, 40, 48)
     # Two channels stick out, as in trained transformers.
-    deployed.stages[1].blocks[0].final_layer_norm.weight.data[:2] *= 50
-    before = {name: value.clone() for name, value in deployed.state_dict().items()}
-    made = smoothed(deployed, recipe, open_dataset(images), SMALL)
-    assert all(torch.equal(value, before[name]) for name, value in deployed.state_dict().items())
+    folded.stages[1].blocks[0].final_layer_norm.weight.data[:2] *= 50
+    before = {name: value.clone() for name, value in folded.state_dict().items()}
+    made = smoothed(folded, recipe, open_dataset(images), SMALL)
+    assert all(torch.equal(value, before[name]) for name, value in folded.state_dict().items())
     changed = {name for name, value in made.state_dict().items() if not torch.equal(value, before[name])}
     parts = {name.split(".", 4)[-1] for name in changed}
     norms = {f"{x}_layer_norm.{y}" for x in ("retention", "final") for y in ("weight", "bias")}
     assert parts == {"qkv.weight", "fc1.weight"} | norms
     batch = torch.from_numpy(next(open_dataset(images).batches(SMALL, 8))[0])
     with torch.no_grad():
-        expected, actual = deployed(batch), made(batch)
+        expected, actual = folded(batch), made(batch)
     assert relative_error(actual.numpy(), expected.numpy()) < 1e-5
     name = "stages.1.blocks.0.fc1.input_amax"
-    largest = calibrate(deployed, recipe, open_dataset(images), SMALL)[name]
+    largest = calibrate(folded, recipe, open_dataset(images), SMALL)[name]
     assert calibrate(made, recipe, open_dataset(images), SMALL)[name] < largest / 5
 
 
 def test_the_file_of_smoothquant_holds_the_smoothed_weights(checkpoint, nano, images, recipes, tmp_path):
     recipe = dataclasses.replace(recipes["int8"], method="smoothquant", int8=("*.fc1",))
     state = load_file(quantize(checkpoint, recipe, tmp_path, images))
-    plain = deployed_from_model(nano, SMALL.height, SMALL.width).state_dict()
+    plain = folded_from_model(nano, SMALL.height, SMALL.width).state_dict()
     weight = state["stages.0.blocks.0.fc1.weight"]
     assert not torch.allclose(weight, plain["stages.0.blocks.0.fc1.weight"])
     torch.testing.assert_close(state["stages.0.blocks.0.fc1.weight_amax"], weight.abs().amax(dim=1))
@@ -181,49 +181,49 @@ def test_the_file_of_smoothquant_holds_the_smoothed_weights(checkpoint, nano, im
 def test_smoothquant_of_nothing_is_refused(nano, images, recipes):
     recipe = dataclasses.replace(recipes["int8"], method="smoothquant", int8=("fc2", "stem"))
     with pytest.raises(RmtEdgeError, match=r"smooths no layer[\s\S]*qkv and fc1"):
-        smoothed(deployed_from_model(nano, 40, 48), recipe, open_dataset(images), SMALL)
+        smoothed(folded_from_model(nano, 40, 48), recipe, open_dataset(images), SMALL)
 
 
 @pytest.mark.parametrize("method", ["max", "entropy", "percentile", "mse"])
 def test_an_input_of_zeros_names_the_layer(nano, images, recipes, method):
-    deployed = deployed_from_model(nano, 40, 48)
-    norm = deployed.stages[2].blocks[1].final_layer_norm
+    folded = folded_from_model(nano, 40, 48)
+    norm = folded.stages[2].blocks[1].final_layer_norm
     norm.weight.data.zero_()
     norm.bias.data.zero_()
     recipe = dataclasses.replace(recipes["int8"], method=method, int8=("stages.2.blocks.1.fc1",))
     with pytest.raises(RmtEdgeError, match=r"range of stages\.2\.blocks\.1\.fc1\.input is 0 to 0"):
-        calibrate(deployed, recipe, open_dataset(images), SMALL)
+        calibrate(folded, recipe, open_dataset(images), SMALL)
 
 
 def test_a_range_of_zero_names_the_layer(nano, images, recipes):
-    deployed = deployed_from_model(nano, 40, 48)
-    deployed.stages[2].blocks[1].fc1.weight.data.zero_()
+    folded = folded_from_model(nano, 40, 48)
+    folded.stages[2].blocks[1].fc1.weight.data.zero_()
     with pytest.raises(RmtEdgeError, match=r"range of stages\.2\.blocks\.1\.fc1\.weight is 0 to 0"):
-        calibrate(deployed, recipes["int8"], open_dataset(images), SMALL)
+        calibrate(folded, recipes["int8"], open_dataset(images), SMALL)
 
 
 def test_a_weight_of_nan_names_the_layer(nano, images, recipes):
-    deployed = deployed_from_model(nano, 40, 48)
-    deployed.stages[2].blocks[1].fc2.weight.data[0, 0] = float("nan")
+    folded = folded_from_model(nano, 40, 48)
+    folded.stages[2].blocks[1].fc2.weight.data[0, 0] = float("nan")
     with pytest.raises(RmtEdgeError, match=r"range of stages\.2\.blocks\.1\.fc2\.weight is nan"):
-        calibrate(deployed, recipes["int8"], open_dataset(images), SMALL)
+        calibrate(folded, recipes["int8"], open_dataset(images), SMALL)
 
 
 @pytest.mark.parametrize("method", ["max", "entropy", "smoothquant"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_nan_or_infinite_input_names_the_layer(nano, images, recipes, value, method):
-    deployed = deployed_from_model(nano, 40, 48)
-    deployed.stages[0].blocks[0].retention_layer_norm.bias.data[0] = value
+    folded = folded_from_model(nano, 40, 48)
+    folded.stages[0].blocks[0].retention_layer_norm.bias.data[0] = value
     recipe = dataclasses.replace(recipes["int8"], method=method)
     with pytest.raises(RmtEdgeError, match=r"input of stages\.0\.blocks\.0\.qkv holds NaN or infinite"):
-        (smoothed if method == "smoothquant" else calibrate)(deployed, recipe, open_dataset(images), SMALL)
+        (smoothed if method == "smoothquant" else calibrate)(folded, recipe, open_dataset(images), SMALL)
 
 
 @pytest.mark.parametrize("method", ["max", "mse"])
 def test_a_dead_channel_is_no_fault(nano, images, recipes, method):
-    deployed = deployed_from_model(nano, 40, 48)
-    deployed.stages[2].blocks[1].fc1.weight.data[5] = 0
-    ranges = calibrate(deployed, dataclasses.replace(recipes["int8"], method=method), open_dataset(images), SMALL)
+    folded = folded_from_model(nano, 40, 48)
+    folded.stages[2].blocks[1].fc1.weight.data[5] = 0
+    ranges = calibrate(folded, dataclasses.replace(recipes["int8"], method=method), open_dataset(images), SMALL)
     assert ranges["stages.2.blocks.1.fc1.weight_amax"][5] == 0
 
 

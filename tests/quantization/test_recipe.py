@@ -6,7 +6,7 @@ import pytest
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.layers import layers_of
-from rmt_edge.recipe import QuantizationRecipe, load_recipe
+from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
 from rmt_edge.settings import ROOT
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rmt_edge.accuracy.validate import validate
 from rmt_edge.report.collect import collect, report
 from rmt_edge.report.figures import Point, front
 from rmt_edge.report.page import SECTIONS, page
 from rmt_edge.report.plot import COLOURS
-from rmt_edge.validate import validate
 from tests import report_records
 from tests.conftest import ROOT
 from tests.report_records import HOSTILE

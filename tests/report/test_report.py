@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from rmt_edge.accuracy.validate import validate
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.export import export
+from rmt_edge.graph.export import export
 from rmt_edge.report.collect import collect, report
 from rmt_edge.report.decision import decide
 from rmt_edge.report.flips import flips
 from rmt_edge.report.ranges import ranges_of
-from rmt_edge.validate import validate
 from tests import report_records
 from tests.report_records import copy_candidates
 
@@ -48,7 +48,7 @@ def test_a_model_that_was_not_validated_says_so(folder):
 
 
 def test_a_child_of_an_older_parent_is_refused(folder, quantized, checkpoint, recipes, images):
-    from rmt_edge.quantize import quantize
+    from rmt_edge.quantization.quantize import quantize
     from tests.conftest import SMALL
 
     other = quantize(checkpoint, recipes["fp16"], folder, images, preprocessing=type(SMALL)(48, 40, 1.0))

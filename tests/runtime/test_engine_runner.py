@@ -8,7 +8,8 @@ import pytest
 from rmt_edge.artifact import manifest_path, sha256_of
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.runtime import engine_runner
-from rmt_edge.runtime.engine_runner import EngineRunner, check_library, kernels_path
+from rmt_edge.runtime.engine_runner import EngineRunner, kernels_path
+from rmt_edge.runtime.open import check_library
 from tests import standins
 from tests.standins import COMPUTE_MS, COPY_MS, LARGEST, SHAPE
 

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 import rmt_edge.search.search
 from rmt_edge.artifact import write_json
 from rmt_edge.cli import main
+from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import drop_interval_points
 from rmt_edge.model.layers import layers_of
-from rmt_edge.profile import DeviceProfile
-from rmt_edge.quantize import quantize
-from rmt_edge.recipe import QuantizationRecipe, load_recipe
+from rmt_edge.quantization.quantize import quantize
+from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
 from rmt_edge.search.outcome import Outcomes
 from rmt_edge.search.search import Budget, ImageSets, search
 from tests.conftest import SMALL

@@ -9,14 +9,14 @@ from safetensors.torch import save_file
 
 import rmt_edge.search.outcome
 from rmt_edge.cli import main
-from rmt_edge.data import open_dataset
+from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.fake_quant import FakeQuantizedLayers, first_step, steps_of
 from rmt_edge.metrics import kl_nats, sqnr_db
-from rmt_edge.model.deploy import deployed_from_model
+from rmt_edge.model.folded import folded_from_model
 from rmt_edge.model.layers import layers_of
 from rmt_edge.model.rmt import create_model
-from rmt_edge.recipe import QuantizationRecipe
+from rmt_edge.quantization.fake_quant import FakeQuantizedLayers, first_step, steps_of
+from rmt_edge.quantization.recipe import QuantizationRecipe
 from rmt_edge.search.outcome import calibrated_subject, evaluate, summary
 from rmt_edge.search.sensitivity import groups_of, sensitivity
 from tests.conftest import SMALL
@@ -47,17 +47,17 @@ def without_times(path):
 
 
 def test_the_steps_are_the_forward_pass(nano):
-    deployed = deployed_from_model(nano, 40, 48)
+    folded = folded_from_model(nano, 40, 48)
     x = expected = torch.randn(2, 3, 40, 48, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for _, step in steps_of(deployed):
+        for _, step in steps_of(folded):
             x = step(x)
-        assert torch.equal(x, deployed(expected))
+        assert torch.equal(x, folded(expected))
 
 
 @pytest.mark.parametrize("variant", ["rmt_nano", "rmt_s_token_label"])
 def test_every_layer_is_in_a_step(variant):
-    model = deployed_from_model(create_model(variant, 10).eval(), 32, 32)
+    model = folded_from_model(create_model(variant, 10).eval(), 32, 32)
     steps = steps_of(model)
     for layer in layers_of(variant):
         prefix = steps[first_step(steps, [layer.name])][0]

@@ -1,12 +1,12 @@
 """Which forms and tiles of the DepthwiseResidual kernel the plugin library carries.
 
-The kernel's name begins with the op type, so plugin/cpp/depthwiseResidualLaunch.cpp asks for the form of its node. A
-tactic is the number, from 1, of a tile in kernels.tiles_for. All numbers below are choices, not measurements.
+The kernel's name begins with the op type, so plugin/cpp/depthwise/depthwiseResidualLaunch.cpp asks for the form of its
+node. A tactic is the number, from 1, of a tile in kernels.tiles_for. All numbers below are choices, not measurements.
 """
 
-from rmt_edge.depthwise.kernels import CHANNEL_TILES, DIVISIBLE_BY_16, ROW_TILES, Tile, kernel_signature
-from rmt_edge.depthwise.onnx_function import OP_TYPES
-from rmt_edge.plugin.variant import KernelVariant
+from rmt_edge.ops.depthwise.kernels import CHANNEL_TILES, DIVISIBLE_BY_16, ROW_TILES, Tile, kernel_signature
+from rmt_edge.ops.depthwise.onnx_function import OP_TYPES
+from rmt_edge.ops.kernel_variant import KernelVariant
 
 KERNEL_SIZE = 3  # of every convolution of RMT that this op stands for
 
@@ -59,7 +59,7 @@ def _aot_variant(op_type: str, dtype: str, block_c: int, tactic: int, tile: Tile
     types = kernel_signature(dtype, has_norm, is_int8)
     return KernelVariant(
         name=f"{op_type}_{dtype}" + (f"_c{block_c}" if has_norm else "") + f"_t{tactic}",
-        kernel="rmt_edge.depthwise.kernels:depthwise_residual_kernel",
+        kernel="rmt_edge.ops.depthwise.kernels:depthwise_residual_kernel",
         signature=(*types.items(), *((name, "constexpr") for name in constexprs)),
         constexprs=tuple(constexprs.items()),
         tile=(tile.block_h, tile.block_w, tile.block_c),

@@ -2,8 +2,8 @@
 
 Import this file, and CUDA tensors take the Triton kernel.
 
-Forward by depthwise/kernels.py, backward by the autograd of the reference, recomputed. CPU tensors, and fake ones of
-any device, keep the composite reference that depthwise/op.py registers.
+Forward by ops/depthwise/kernels.py, backward by the autograd of the reference, recomputed. CPU tensors, and fake ones
+of any device, keep the composite reference that ops/depthwise/op.py registers.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rmt_edge.depthwise.kernels import launch
-from rmt_edge.depthwise.op import LAYER_NORM_EPSILON, depthwise_residual, depthwise_residual_norm
+from rmt_edge.ops.depthwise.kernels import launch
+from rmt_edge.ops.depthwise.op import LAYER_NORM_EPSILON, depthwise_residual, depthwise_residual_norm
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""DepthwiseResidual as one Triton kernel: all forms of depthwise/op.py, NHWC, nothing between its parts in memory.
+"""DepthwiseResidual as one Triton kernel: all forms of ops/depthwise/op.py, NHWC, nothing between its parts in memory.
 
 A program computes a tile of BLOCK_H rows by BLOCK_W columns of one image, for BLOCK_C channels. A thread holds
 neighbouring channels of one position, so every load is 16 bytes wide; the k² shifted reads of a tile are for the L1
@@ -8,8 +8,9 @@ Compiled ahead of time, aot.py says which forms: parameters in the order of the 
 `kernel_signature`, the constexprs from the form and a Tile, num_warps from the Tile, the grid from `launch_grid`. The
 pointer of an absent input or output is neither read nor written: pass 0.
 
-State: right on a CPU under TRITON_INTERPRET=1 (tests/test_depthwise.py); compiled for SM 8.0 to 12.0 by Triton 3.7.1.
-Never run on a GPU, nor timed: the tiles were chosen from the generated code (registers, spills, width of loads).
+State: right on a CPU under TRITON_INTERPRET=1 (tests/ops/depthwise/test_depthwise.py); compiled for SM 8.0 to 12.0 by
+Triton 3.7.1. Never run on a GPU, nor timed: the tiles were chosen from the generated code (registers, spills, width of
+loads).
 """
 
 import math
@@ -83,7 +84,7 @@ def depthwise_residual_kernel(
     is one, else out. All arithmetic is in float32 and rounded once on the way out: norm and the INT8 values come from
     the unrounded out. Grid: (tiles of channels and positions, channels fastest; b; 1).
 
-    References: 1. depthwise/op.py. 2. ONNX QuantizeLinear, https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html.
+    References: 1. ops/depthwise/op.py. 2. ONNX QuantizeLinear, https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html.
     """
     channel_blocks = tl.cdiv(channels, BLOCK_C)
     blocks_w = tl.cdiv(width, BLOCK_W)

@@ -1,7 +1,7 @@
 """DepthwiseResidual as ONNX model-local functions: the bodies that its `rmt_edge` nodes carry.
 
-The same arithmetic as depthwise/op.py in standard operators, so that ONNX Runtime runs an exported file on any CPU and
-TensorRT can run it natively. Eight op names, one for each combination of three choices, read off the name:
+The same arithmetic as ops/depthwise/op.py in standard operators, so that ONNX Runtime runs an exported file on any CPU
+and TensorRT can run it natively. Eight op names, one for each combination of three choices, read off the name:
 
     [Add]DepthwiseResidual[Norm][Int8]     Add: a residual is added first; Norm: a LayerNorm follows, as a second
                                            output; Int8: the last output is quantised
@@ -24,7 +24,7 @@ import onnx
 from onnx import FunctionProto, NodeProto
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.retention.onnx_function import DOMAIN
+from rmt_edge.ops.retention.onnx_function import DOMAIN
 
 # The scale has the element type of x, as QuantizeLinear demands in opset 19.
 _QUANTIZE = """

@@ -1,11 +1,11 @@
 """Retention on a GPU: one Triton kernel, launched twice (W pass, H pass) or once (whole).
 
 Source: written for this project after "RMT", CVPR 2024, https://arxiv.org/abs/2309.11523, sections 3.2 to 3.4; the
-online softmax is that of Milakov and Gimelshein, https://arxiv.org/abs/1805.02867. The reference is retention/op.py;
-retention/cuda_op.py makes these kernels the CUDA path of `torch.ops.rmt_edge.retention`.
+online softmax is that of Milakov and Gimelshein, https://arxiv.org/abs/1805.02867. The reference is
+ops/retention/op.py; retention/cuda_op.py makes these kernels the CUDA path of `torch.ops.rmt_edge.retention`.
 
-Triton 3.7.1. Checked on a CPU with TRITON_INTERPRET=1 (tests/test_retention_kernels.py), and compiled for every GPU of
-plugin/build.py. Never run on a GPU so far.
+Triton 3.7.1. Checked on a CPU with TRITON_INTERPRET=1 (tests/ops/retention/test_kernels.py), and compiled for every GPU
+of plugin/build.py. Never run on a GPU so far.
 """
 
 import functools
@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.plugin.variant import KernelVariant
+from rmt_edge.ops.kernel_variant import KernelVariant
 
 HEAD_DIMS = (16, 32)  # every public variant: 16 in stage 1 of most, 32 elsewhere
 LEPE_SIZE = 5  # LePE is a 5x5 convolution in every public variant; the plugin library is compiled for it
@@ -133,7 +133,7 @@ def retention_kernel(
     is the W pass's output) or all h·w tokens (whole, Manhattan distance). Scores, softmax, sums and LePE in float32;
     the products of the score and value matrices take the element type of qkv and accumulate in float32.
 
-    References: 1. retention/op.py. 2. RMT, sections 3.2 to 3.4. 3. Online softmax, arXiv 1805.02867.
+    References: 1. ops/retention/op.py. 2. RMT, sections 3.2 to 3.4. 3. Online softmax, arXiv 1805.02867.
     """
     lines = 1
     length = h * w
@@ -271,7 +271,7 @@ def launch_retention(
     output_scale: float = 0.0,
     tactic: int = 0,
 ) -> Tensor:
-    """retention/op.py's `retention` by the kernel; no gradient.
+    """ops/retention/op.py's `retention` by the kernel; no gradient.
 
     Tensors as there, float32 or float16, on one device. output_scale: above 0, the result is INT8 in steps of it.
     tactic: a key of TACTICS, 0 chooses by line length. Returns (b, h, w, c).
@@ -330,7 +330,7 @@ def _aot_variant(pass_name: str, d: int, dtype: str, tactic: int) -> KernelVaria
     ]
     return KernelVariant(
         name=f"retention_{pass_name}_d{d}_{dtype}_t{tactic}",
-        kernel="rmt_edge.retention.kernels:retention_kernel",
+        kernel="rmt_edge.ops.retention.kernels:retention_kernel",
         signature=tuple(signature),
         constexprs=tuple(constexprs.items()),
         tile=(tile.queries, tile.keys),

@@ -1,9 +1,9 @@
 """Retention as an ONNX model-local function: the body that `rmt_edge::Retention` nodes carry.
 
-The same arithmetic as retention/op.py in standard operators, for any grid, head count and element type, so that ONNX
-Runtime runs an exported file on any CPU and TensorRT can run it natively. One body serves every node of a model: sizes
-come from the inputs' shapes, the rest from the node's attributes; a runtime folds all of it into constants, the branch
-not taken included.
+The same arithmetic as ops/retention/op.py in standard operators, for any grid, head count and element type, so that
+ONNX Runtime runs an exported file on any CPU and TensorRT can run it natively. One body serves every node of a model:
+sizes come from the inputs' shapes, the rest from the node's attributes; a runtime folds all of it into constants, the
+branch not taken included.
 
 Source of the operators: https://onnx.ai/onnx/operators/ ; of functions: the ONNX IR specification, "Functions".
 """

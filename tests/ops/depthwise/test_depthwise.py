@@ -15,9 +15,9 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from rmt_edge.depthwise import cuda_op, kernels, op
-from rmt_edge.depthwise import onnx_function as function
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.ops.depthwise import cuda_op, kernels, op
+from rmt_edge.ops.depthwise import onnx_function as function
 
 FP16, FP32 = torch.float16, torch.float32
 FORMS = list(itertools.product((False, True), repeat=3))  # has_residual, has_norm, is_int8

@@ -9,9 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.rmt import RelativePosition
-from rmt_edge.retention import kernels
-from rmt_edge.retention.cuda_op import RetentionFunction
-from rmt_edge.retention.op import retention
+from rmt_edge.ops.retention import kernels
+from rmt_edge.ops.retention.cuda_op import RetentionFunction
+from rmt_edge.ops.retention.op import retention
 
 FLOAT32_LIMIT = 2e-5  # sums of up to 336 products of magnitude 1 in another order, softmax by 2^x; seen: 6e-6
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")

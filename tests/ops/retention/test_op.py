@@ -10,8 +10,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from rmt_edge.model.rmt import RelativePosition
-from rmt_edge.retention.onnx_function import DOMAIN, DOMAIN_VERSION, retention_function, retention_node
-from rmt_edge.retention.op import retention
+from rmt_edge.ops.retention.onnx_function import DOMAIN, DOMAIN_VERSION, retention_function, retention_node
+from rmt_edge.ops.retention.op import retention
 
 GRIDS = [(1, 1), (5, 9), (13, 7), (14, 14)]
 # Distance to a float32 result of FP16 arithmetic with FP32 or FP16 sums, on values of order 1: 2^-11 of some units.

@@ -27,7 +27,7 @@ RMT_EDGE_API int32_t rmt_depthwise_residual_load(
     int32_t hasResidual, int32_t hasNorm, int32_t isInt8, int32_t channels, int32_t elementType);
 
 /*!
- * \brief out = y + dwconv(y) + bias, y = x + residual, and norm = LayerNorm(out), as rmt_edge/depthwise/op.py defines them.
+ * \brief out = y + dwconv(y) + bias, y = x + residual, and norm = LayerNorm(out), as rmt_edge/ops/depthwise/op.py defines them.
  *
  * \param x (batch, height, width, channels). \param weight (3, 3, channels). \param bias (channels,).
  * \param residual As x; null: nothing is added.
@@ -36,7 +36,7 @@ RMT_EDGE_API int32_t rmt_depthwise_residual_load(
  * \param norm As x: elementType, or int8 if outputScale is above 0; null without normWeight.
  * \param epsilon The LayerNorm's, above 0 if there is one.
  * \param outputScale What one INT8 step stands for; 0 for no quantisation.
- * \param tactic A tile of rmt_edge/depthwise/kernels.py, counted from 1; 0 takes the first the library holds.
+ * \param tactic A tile of rmt_edge/ops/depthwise/kernels.py, counted from 1; 0 takes the first the library holds.
  * \param stream A CUstream or cudaStream_t; null is the default stream.
  */
 RMT_EDGE_API int32_t rmt_depthwise_residual_launch(void const* x, void const* weight, void const* bias,

@@ -13,10 +13,10 @@ namespace
 
 constexpr int32_t kMAX_TACTIC = 15;            // tactics of depthwise/aot.py lie below
 constexpr int32_t kALIGNMENT = 16;             // of pointers and channels: the kernels are compiled for it
-constexpr int32_t kMAX_BATCH = 65535;          // MAX_GRID_Y of depthwise/kernels.py
-constexpr int64_t kMAX_IMAGE_ELEMENTS{1 << 30}; // of depthwise/kernels.py
+constexpr int32_t kMAX_BATCH = 65535;          // MAX_GRID_Y of ops/depthwise/kernels.py
+constexpr int64_t kMAX_IMAGE_ELEMENTS{1 << 30}; // of ops/depthwise/kernels.py
 constexpr int32_t kNB_PARAMETERS = 13;
-constexpr int32_t kNORM_BLOCKS[] = {64, 128, 256, 512, 1024}; // of ROW_TILES in depthwise/kernels.py
+constexpr int32_t kNORM_BLOCKS[] = {64, 128, 256, 512, 1024}; // of ROW_TILES in ops/depthwise/kernels.py
 // What float16 rounds to neither 0 nor infinity: above 2^-25, below 65520.
 constexpr float kFLOAT16_ROUNDS_TO_ZERO = 0x1p-25F;
 constexpr float kFLOAT16_ROUNDS_TO_INFINITY = 65520.0F;

@@ -25,7 +25,7 @@ struct DepthwiseResidualForm
 
 constexpr int32_t kNB_DEPTHWISE_RESIDUAL_FORMS = 8;
 
-//! OP_TYPES of depthwise/onnx_function.py, in its order.
+//! OP_TYPES of ops/depthwise/onnx_function.py, in its order.
 constexpr std::array<DepthwiseResidualForm, kNB_DEPTHWISE_RESIDUAL_FORMS> kDEPTHWISE_RESIDUAL_FORMS{{
     {"DepthwiseResidual", false, false, false},
     {"DepthwiseResidualInt8", false, false, true},

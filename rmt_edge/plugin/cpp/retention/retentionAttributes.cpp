@@ -13,7 +13,7 @@ namespace rmt_edge
 namespace
 {
 
-constexpr int32_t kHEAD_DIMS[] = {16, 32}; // HEAD_DIMS of retention/kernels.py
+constexpr int32_t kHEAD_DIMS[] = {16, 32}; // HEAD_DIMS of ops/retention/kernels.py
 
 } // namespace
 

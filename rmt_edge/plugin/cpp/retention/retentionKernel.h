@@ -31,7 +31,7 @@ RMT_EDGE_API size_t rmt_retention_workspace_bytes(int32_t batch, int32_t height,
     int32_t headDim, int32_t isDecomposed, int32_t elementType);
 
 /*!
- * \brief out = retention(qkv) on the stream, as rmt_edge/retention/op.py defines it.
+ * \brief out = retention(qkv) on the stream, as rmt_edge/ops/retention/op.py defines it.
  *
  * \param qkv (batch, height, width, 3c), c = nbHeads·headDim; keys already scaled by headDim^-0.5.
  * \param sine (height·width, headDim). \param cosine (height·width, headDim).
@@ -40,7 +40,7 @@ RMT_EDGE_API size_t rmt_retention_workspace_bytes(int32_t batch, int32_t height,
  * \param out (batch, height, width, c): elementType, or int8 if outputScale is above 0.
  * \param workspace rmt_retention_workspace_bytes(…) bytes; may be null if that is 0.
  * \param outputScale What one INT8 step stands for; 0 for no quantisation.
- * \param tactic A tile shape of rmt_edge/retention/kernels.py, TACTICS; 0 chooses by the length of a line.
+ * \param tactic A tile shape of rmt_edge/ops/retention/kernels.py, TACTICS; 0 chooses by the length of a line.
  * \param stream A CUstream or cudaStream_t; null is the default stream.
  */
 RMT_EDGE_API int32_t rmt_retention_launch(void const* qkv, void const* sine, void const* cosine, void const* lepeWeight,

@@ -18,7 +18,7 @@ constexpr int32_t kNB_INPUTS = 5; // qkv, sin, cos, lepe_weight, lepe_bias
 constexpr int32_t kNB_OUTPUTS = 1;
 constexpr int32_t kQKV_RANK = 4; // (b, h, w, 3c)
 constexpr int32_t kNB_PACKED = 3;
-constexpr int32_t kLEPE_SIZE = 5; // LEPE_SIZE of retention/kernels.py
+constexpr int32_t kLEPE_SIZE = 5; // LEPE_SIZE of ops/retention/kernels.py
 
 int32_t checkCount(char const* what, int32_t given, int32_t wanted)
 {

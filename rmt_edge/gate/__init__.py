@@ -1,0 +1,1 @@
+"""Results kept as a baseline, and later results held to it."""
