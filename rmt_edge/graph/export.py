@@ -7,6 +7,7 @@ Runtime's logits against PyTorch's, with the same weights, inputs and operands o
 import json
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,10 @@ from rmt_edge.artifact import (
     ONNX,
     PLUGIN_ONNX,
     QUANTIZED,
-    Manifest,
+    Artifact,
     output_folder,
-    parent_of,
     plugin_form_path,
-    read_manifest,
+    read_artifact,
     write_manifest,
     written_whole,
 )
@@ -44,63 +44,66 @@ MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
 logger = logging.getLogger(__name__)
 
 
-def export(quantized: Path, output: Path | None = None) -> Path:
-    """Write the ONNX file of a quantised checkpoint beside it, or into `output`; returns its path."""
+def export(quantized: Path | Artifact, output: Path | None = None) -> Artifact:
+    """Write the ONNX file of a quantised checkpoint beside it, or into `output`."""
     start = time.monotonic()
-    manifest = read_manifest(quantized, QUANTIZED)
-    folder = output_folder(output or quantized.parent)
-    model, ranges = folded_from_file(quantized, manifest)
-    precision = manifest.recipe["precision"]
+    source = read_artifact(quantized, QUANTIZED)
+    folder = output_folder(output or source.path.parent)
+    model, ranges = folded_from_file(source)
+    precision = source.recipe["precision"]
     assert precision in PRECISIONS, precision
     metadata = {
         "variant": model.variant_name,
         "precision": precision,
-        "preprocessing": json.dumps(manifest.details["preprocessing"]),
+        "preprocessing": json.dumps(source.details["preprocessing"]),
     }
     dtype = np.dtype(np.float32 if precision == "fp32" else np.float16)
     onnx_model = onnx_from_folded(model, dtype, ranges, metadata)
-    path = folder / f"{quantized.stem}.onnx"
+    path = folder / f"{source.path.stem}.onnx"
     with written_whole(path) as temporary:
         onnx.save(onnx_model, temporary)
         error = check_against_torch(temporary, model, ranges, dtype, MAX_RELATIVE_ERROR[precision])
-        details = manifest.details | check_graph(temporary, model.variant_name) | {"relative_error": error}
+        details = source.details | check_graph(temporary, model.variant_name) | {"relative_error": error}
         seconds = time.monotonic() - start
-        parents = [parent_of(quantized, manifest)]
-        write_manifest(
-            temporary, path, kind=ONNX, parents=parents, recipe=manifest.recipe, details=details, seconds=seconds
+        parents = [source.as_parent()]
+        onnx_file = write_manifest(
+            temporary, path, kind=ONNX, parents=parents, recipe=source.recipe, details=details, seconds=seconds
         )
     flat = onnx_from_folded(model, dtype, ranges, metadata, flat_linears=True)
-    write_plugin_form(path, flat, manifest.recipe, details)
+    form = write_plugin_form(onnx_file, flat)
     logger.info("export: %s, %d nodes, in %.1f s", path.name, details["nodes"], seconds)
-    return path
+    return replace(onnx_file, siblings=(form,))
 
 
-def write_plugin_form(onnx_path: Path, model: ModelProto, recipe: dict, details: dict) -> Path:
-    """Write the plugin form of an exported model beside it: what `build --retention plugin` reads.
+def write_plugin_form(onnx_file: Artifact, model: ModelProto) -> Artifact:
+    """Write the plugin form of an exported model beside it: what `build --kernels plugin` reads.
 
     model: the exported model with flat Linear layers (see graph.onnx_from_folded).
     """
     start = time.monotonic()
-    path = plugin_form_path(onnx_path)
+    path = plugin_form_path(onnx_file.path)
     made = plugin_form(model)
     counts = {"nodes": len(made.graph.node), "plugin_nodes": plugin_nodes(made)}
     with written_whole(path) as temporary:
         onnx.save(made, temporary)
-        parents = [parent_of(onnx_path)]
-        seconds = time.monotonic() - start
-        write_manifest(
-            temporary, path, kind=PLUGIN_ONNX, parents=parents, recipe=recipe, details=details | counts, seconds=seconds
+        return write_manifest(
+            temporary,
+            path,
+            kind=PLUGIN_ONNX,
+            parents=[onnx_file.as_parent()],
+            recipe=onnx_file.recipe,
+            details=onnx_file.details | counts,
+            seconds=time.monotonic() - start,
         )
-    return path
 
 
-def folded_from_file(quantized: Path, manifest: Manifest) -> tuple[FoldedRMT, Ranges]:
+def folded_from_file(quantized: Artifact) -> tuple[FoldedRMT, Ranges]:
     """The folded form and the INT8 ranges in a quantised checkpoint."""
-    state = load_file(quantized)
+    state = load_file(quantized.path)
     ranges = {name: state.pop(name) for name in list(state) if name.endswith("_amax")}
-    preprocessing = manifest.details["preprocessing"]
+    preprocessing = quantized.details["preprocessing"]
     model = FoldedRMT(
-        manifest.details["variant"], manifest.details["num_classes"], preprocessing["height"], preprocessing["width"]
+        quantized.details["variant"], quantized.details["num_classes"], preprocessing["height"], preprocessing["width"]
     )
     model.load_state_dict(state, strict=True)
     return model.eval(), ranges
