@@ -77,7 +77,7 @@ def quantized(checkpoint, images, recipes, tmp_path_factory) -> dict[str, Path]:
     from rmt_edge.quantization.quantize import quantize
 
     folder = tmp_path_factory.mktemp("artefacts")
-    return {name: quantize(checkpoint, recipe, folder, images) for name, recipe in recipes.items()}
+    return {name: quantize(checkpoint, recipe, folder, images).path for name, recipe in recipes.items()}
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ def onnx_files(quantized) -> dict[str, Path]:
     """The ONNX file of each recipe, beside its quantised checkpoint. Read only."""
     from rmt_edge.graph.export import export
 
-    return {name: export(path) for name, path in quantized.items()}
+    return {name: export(path).path for name, path in quantized.items()}
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +99,7 @@ def exported(checkpoint, images, tmp_path_factory):
     @functools.cache
     def exported_recipe(name: str) -> Path:
         recipe = dataclasses.replace(load_recipe(name), images=8, batch=4)
-        return export(quantize(checkpoint, recipe, folder, images))
+        return export(quantize(checkpoint, recipe, folder, images)).path
 
     return exported_recipe
 
