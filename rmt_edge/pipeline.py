@@ -96,8 +96,9 @@ def deploy(
     load_backend(profile.backend)
     check_plugin_library(kernels, libraries)
     opened = open_checkpoint(checkpoint, weights)
+    num_classes = opened.model.num_classes
     dataset = open_dataset(data, labels)
-    check_labels(dataset, opened.model.num_classes)
+    check_labels(dataset, num_classes)
     images = None if calibration is None else open_dataset(calibration)
     for recipe in chosen:
         if recipe.precision == "int8":

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rmt_edge.artifact import SOURCE, identity_of
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.model.rmt import RMT, create_model
 from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
@@ -28,6 +29,11 @@ REFERENCE = ROOT / "bench" / "reference"
 SMALL = Preprocessing(40, 48, crop_ratio=1.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 PLUGIN_SM = 86
 COMPILERS = {"x86_64": "g++", "aarch64": "aarch64-linux-gnu-g++"}
+
+
+def source_of(path: Path) -> dict[str, str]:
+    """A file as what another was made of, in a manifest's parents."""
+    return {"role": SOURCE} | identity_of(path)
 
 
 def filled(name: str, num_classes: int, seed: int = 1) -> RMT:

@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from rmt_edge.artifact import PLUGIN_ONNX, plugin_form_path, read_manifest
+from rmt_edge.artifact import PLUGIN_ONNX, plugin_form_path, read_artifact
 from rmt_edge.graph.network import OPSET
 from rmt_edge.graph.plugin_form import plugin_form, plugin_nodes
 from rmt_edge.metrics import relative_error
@@ -29,9 +29,9 @@ def test_no_body_is_left_and_every_plugin_node_stays(onnx_files, precision):
     source, made = onnx.load(onnx_files[precision]), onnx.load(plugin_form_path(onnx_files[precision]))
     assert source.functions and not made.functions
     assert plugin_nodes(made) == plugin_nodes(source) == 3 * BLOCKS
-    manifest = read_manifest(plugin_form_path(onnx_files[precision]), PLUGIN_ONNX)
-    assert manifest.details["plugin_nodes"] == 3 * BLOCKS
-    assert manifest.parents[0]["name"] == onnx_files[precision].name
+    artifact = read_artifact(plugin_form_path(onnx_files[precision]), PLUGIN_ONNX)
+    assert artifact.details["plugin_nodes"] == 3 * BLOCKS
+    assert artifact.manifest.source["name"] == onnx_files[precision].name
 
 
 def test_quantisation_behind_a_plugin_goes_into_it(onnx_files):
