@@ -216,7 +216,7 @@ def retention_kernel(
 
 
 def default_tactic(tactics: tuple[int, ...], line_length: int) -> int:
-    """The first tactic whose keys hold a whole line, else the last. retentionLaunch.cpp in plugin/cpp/ does the same."""
+    """The first tactic whose keys hold a whole line, else the last, as retentionLaunch.cpp in plugin/cpp/ does."""
     return next((x for x in tactics if TACTICS[x].keys >= line_length), tactics[-1])
 
 
