@@ -28,6 +28,7 @@ def test_decomposed_form_launches_the_w_pass_then_the_h_pass(standin):
         assert call["sizes"] == [14, 28, 4]
         assert call["scale"] == 0
         assert call["stream"] == 0x77
+        assert call["shared"] > 0, "the tiles of a pass go through shared memory"
 
 
 def test_lines_longer_than_a_tile_take_several(standin):
@@ -97,6 +98,17 @@ def test_enqueue_checks_a_batch_that_no_shape_change_announced(standin):
 def test_workspace_holds_the_w_pass(standin, fp16, element_bytes):
     calls, _ = standin.host(fp16=fp16)
     assert calls[0]["workspace"] == 2 * 14 * 28 * 128 * element_bytes
+
+
+def test_workspace_is_for_the_largest_batch_of_the_profile(standin):
+    calls, _ = standin.host(b=2, max_b=7)
+    assert calls[0]["workspace"] == 7 * 14 * 28 * 128 * 2
+
+
+@pytest.mark.parametrize("op", ["Retention", "DepthwiseResidual"])
+def test_profile_beyond_the_kernels_limits_is_refused_when_building(standin, op):
+    _, message = standin.host(op, b=1, h=46341, w=46341, status=4)
+    assert f"{op}: " in message and "out of range" in message
 
 
 @pytest.mark.parametrize("sizes, decomposed, best", [((1, 7, 7), 1, 1), ((1, 14, 28), 1, 2), ((1, 56, 56), 1, 3),

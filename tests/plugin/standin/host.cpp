@@ -19,6 +19,7 @@ namespace
 
 std::map<std::string, double> given{
     {"decomposed", 1}, {"scale", 0}, {"tactic", 0}, {"b", 2}, {"h", 14}, {"w", 28}, {"fp16", 1}, {"channels", 128},
+    {"max_b", 0},       // the largest batch of the profile, if it is not b
     {"enqueue_b", 0},   // the batch of enqueue, if it is not that of onShapeChange
     {"enqueue_fp16", -1}, // its element type, likewise
     {"attach", 1}, {"shapes", 1}, // whether attachToContext and onShapeChange are called at all
@@ -77,12 +78,13 @@ Case caseOf(std::string const& op, int64_t b, DataType type)
     return made;
 }
 
-std::vector<DynamicPluginTensorDesc> dynamic(std::vector<PluginTensorDesc> const& descs)
+std::vector<DynamicPluginTensorDesc> dynamic(
+    std::vector<PluginTensorDesc> const& descs, std::vector<PluginTensorDesc> const& largest)
 {
     std::vector<DynamicPluginTensorDesc> made;
-    for (PluginTensorDesc const& desc : descs)
+    for (size_t i = 0; i < descs.size(); ++i)
     {
-        made.push_back({desc, desc.dims, desc.dims, desc.dims});
+        made.push_back({descs[i], descs[i].dims, largest[i].dims, descs[i].dims});
     }
     return made;
 }
@@ -141,7 +143,8 @@ int main(int nbArguments, char** arguments)
     PluginFieldCollection const collection{static_cast<int32_t>(node.fields.size()), node.fields.data()};
     std::unique_ptr<IPluginV3> const built{creator->createPlugin("node", &collection, TensorRTPhase::kBUILD)};
     if (built == nullptr) { return 3; }
-    auto const in = dynamic(node.inputs), out = dynamic(node.outputs);
+    Case const largest = caseOf(op, number(number("max_b") != 0 ? "max_b" : "b"), typeOf(number("fp16")));
+    auto const in = dynamic(node.inputs, largest.inputs), out = dynamic(node.outputs, largest.outputs);
     auto const build = capability<IPluginV3OneBuild>(built.get(), PluginCapabilityType::kBUILD);
     if (build->configurePlugin(in.data(), nbInputs, out.data(), nbOutputs) != 0) { return 4; }
     std::vector<int32_t> tactics(static_cast<size_t>(build->getNbTactics()));

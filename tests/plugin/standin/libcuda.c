@@ -18,6 +18,7 @@
 struct CUfunc_st
 {
     char symbol[64];
+    int shared_bytes;       /* dynamic shared memory that was asked for */
     int primary_generation; /* which life of the primary context it was loaded in; 0: in another context */
 };
 
@@ -129,6 +130,8 @@ API cuModuleGetFunction(CUfunction* function, CUmodule module, char const* name)
 }
 API cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value)
 {
+    if (attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)
+        function->shared_bytes = value;
     return needs_context();
 }
 API cuMemAlloc(CUdeviceptr* pointer, size_t bytes)
@@ -187,7 +190,10 @@ API cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsi
         return CUDA_ERROR_INVALID_HANDLE;
     if (copy_bytes != 0)
         return CUDA_ERROR_ILLEGAL_ADDRESS;
-    printf("{\"blocks\": [%u, %u, %u], \"threads\": %u, \"stream\": %zu, ", x, y, z, bx * by * bz, (size_t)stream);
+    if (shared > (unsigned)function->shared_bytes)
+        return CUDA_ERROR_INVALID_VALUE;
+    printf("{\"blocks\": [%u, %u, %u], \"threads\": %u, \"shared\": %u, \"stream\": %zu, ", x, y, z, bx * by * bz,
+        shared, (size_t)stream);
     if (strcmp(function->symbol, "retention_kernel") == 0)
         print_retention(parameters);
     else
