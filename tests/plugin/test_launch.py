@@ -105,9 +105,16 @@ def test_workspace_is_for_the_largest_batch_of_the_profile(standin):
     assert calls[0]["workspace"] == 7 * 14 * 28 * 128 * 2
 
 
-@pytest.mark.parametrize("op", ["Retention", "DepthwiseResidual"])
-def test_profile_beyond_the_kernels_limits_is_refused_when_building(standin, op):
-    _, message = standin.host(op, b=1, h=46341, w=46341, status=4)
+BEYOND_THE_LIMITS = [
+    ("Retention", dict(h=46341, w=46341)),
+    ("DepthwiseResidual", dict(h=46341, w=46341)),
+    ("DepthwiseResidual", dict(max_b=65536)),  # the best batch would do
+]
+
+
+@pytest.mark.parametrize("op, numbers", BEYOND_THE_LIMITS)
+def test_profile_beyond_the_kernels_limits_is_refused_when_building(standin, op, numbers):
+    _, message = standin.host(op, status=4, **numbers)
     assert f"{op}: " in message and "out of range" in message
 
 

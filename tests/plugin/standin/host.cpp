@@ -1,7 +1,7 @@
-// Walks a plugin through its life in TensorRT: created, configured, serialised, created again, attached, given shapes and a
-// tactic, enqueued, destroyed. Prints what the plugin answers, a line of JSON each.
+// Walks a plugin through its life in TensorRT: created, configured, serialised, created again, attached, given shapes
+// and a tactic, enqueued, destroyed. Prints what the plugin answers, a line of JSON each.
 //
-//   host LIBRARY OP [name=number]...    numbers: see defaults() below. The exit status says which step failed.
+//   host LIBRARY OP [name=number]...    numbers: those of `given`. The exit status says which step failed.
 #include <NvInferRuntime.h>
 
 #include <cstdio>
@@ -45,7 +45,9 @@ Case caseOf(std::string const& op, int64_t b, DataType type)
 {
     int64_t const h = number("h"), w = number("w"), c = channels;
     auto const tensor = [type](Dims dims) { return PluginTensorDesc{dims, type}; };
-    Case made{{{"plugin_namespace", "rmt_edge", PluginFieldType::kCHAR, 8}, {"plugin_version", "1", PluginFieldType::kCHAR, 1}}};
+    Case made;
+    made.fields.emplace_back("plugin_namespace", "rmt_edge", PluginFieldType::kCHAR, 8);
+    made.fields.emplace_back("plugin_version", "1", PluginFieldType::kCHAR, 1);
     made.fields.emplace_back("channels", &channels, PluginFieldType::kINT32, 1);
     if (scale != 0.0F)
     {
@@ -153,19 +155,22 @@ int main(int nbArguments, char** arguments)
     for (size_t i = 1; i < tactics.size(); ++i) { std::printf(", %d", tactics[i]); }
     std::printf("], \"workspace\": %zu}\n", build->getWorkspaceSize(in.data(), nbInputs, out.data(), nbOutputs));
     // An engine file later: made again from what was serialised, and attached to a context.
-    auto const stored = capability<IPluginV3OneRuntime>(built.get(), PluginCapabilityType::kRUNTIME)->getFieldsToSerialize();
+    auto const runtimeOf
+        = [](IPluginV3* of) { return capability<IPluginV3OneRuntime>(of, PluginCapabilityType::kRUNTIME); };
+    PluginFieldCollection const* const stored = runtimeOf(built.get())->getFieldsToSerialize();
     printFields(*stored);
     std::unique_ptr<IPluginV3> plugin{creator->createPlugin("node", stored, TensorRTPhase::kRUNTIME)};
     if (plugin == nullptr) { return 5; }
     if (number("attach") != 0)
     {
-        plugin.reset(capability<IPluginV3OneRuntime>(plugin.get(), PluginCapabilityType::kRUNTIME)->attachToContext(nullptr));
+        plugin.reset(runtimeOf(plugin.get())->attachToContext(nullptr));
         if (plugin == nullptr) { return 6; }
     }
     std::puts("{\"attached\": 1}");
-    auto const runtime = capability<IPluginV3OneRuntime>(plugin.get(), PluginCapabilityType::kRUNTIME);
+    IPluginV3OneRuntime* const runtime = runtimeOf(plugin.get());
     if (runtime->setTactic(number("tactic")) != 0) { return 7; }
-    if (number("shapes") != 0 && runtime->onShapeChange(node.inputs.data(), nbInputs, node.outputs.data(), nbOutputs) != 0)
+    if (number("shapes") != 0
+        && runtime->onShapeChange(node.inputs.data(), nbInputs, node.outputs.data(), nbOutputs) != 0)
     {
         return 7;
     }

@@ -1,7 +1,7 @@
-/* A stand-in for libcuda.so.1 that computes nothing: it writes what it is told to stdout, a line of JSON for each call of
- * interest, and answers as a driver would. Settings from the environment:
+/* A stand-in for libcuda.so.1 that computes nothing: it writes what it is told to stdout, a line of JSON for each call
+ * of interest, and answers as a driver would. Settings from the environment:
  *   FAKE_SM          the GPU, 86 for SM 8.6
- *   FAKE_REFUSE      images not taken, "cubin 86,ptx 80"; an image says what it is, a real cubin is "cubin", PTX is "ptx"
+ *   FAKE_REFUSE      images not taken, "cubin 86,ptx 80": a test's image says what it is, any other is "cubin" or "ptx"
  *   FAKE_NO_CONTEXT  set: no context is current in the beginning
  *   FAKE_NO_DEVICE   set: there is no primary context to be had
  * Copies arrive when their stream is synchronised, not before; a launch before that fails. */

@@ -1,5 +1,5 @@
 //! \file
-//! A current CUDA context where the caller may have none: the primary one of device 0 then, retained and released again.
+//! A current CUDA context where the caller may have none: the primary one of device 0 then, retained and released.
 
 #ifndef RMT_EDGE_CUDA_CONTEXT_H
 #define RMT_EDGE_CUDA_CONTEXT_H

@@ -124,8 +124,8 @@ int32_t loadBest(CudaDriver const& driver, std::string const& name, int32_t sm, 
     {
         return reportError(missingKernelMessage(name, sm));
     }
-    return reportError("kernel " + name + " cannot be loaded on this GPU (" + smText(sm) + "): the driver refused " + answers
-        + ".");
+    return reportError(
+        "kernel " + name + " cannot be loaded on this GPU (" + smText(sm) + "): the driver refused " + answers + ".");
 }
 
 } // namespace

@@ -1,5 +1,5 @@
 //! \file
-//! The kernels loaded into CUDA contexts from those embedded in this library. Knows nothing of any op: an op asks by name.
+//! The embedded kernels that are loaded into CUDA contexts. Knows nothing of any op: an op asks by name.
 
 #ifndef RMT_EDGE_KERNEL_STORE_H
 #define RMT_EDGE_KERNEL_STORE_H

@@ -1,6 +1,6 @@
 //! \file
-//! What the TensorRT plugins of all ops share: TensorRT's interface, with the state and the checks behind it. An op adds its
-//! attributes, its shapes and its launch.
+//! What the TensorRT plugins of all ops share: TensorRT's interface, with the state and the checks behind it. An op adds
+//! its attributes, its shapes and its launch.
 
 #ifndef RMT_EDGE_PLUGIN_BASE_H
 #define RMT_EDGE_PLUGIN_BASE_H
@@ -89,7 +89,7 @@ protected:
     //! \return What is wrong with the element type, float32 or float16; empty if nothing is.
     virtual std::string elementTypeProblem(int32_t elementType) const;
 
-    //! \return What is wrong with the shapes of the inputs; empty if nothing is. Sizes not known yet are -1, never wrong.
+    //! \return What is wrong with the shapes of the inputs; empty if nothing is. Sizes not known yet (-1) are not wrong.
     virtual std::string shapesProblem(std::vector<nvinfer1::Dims> const& inputs) const = 0;
 
     //! Write the shapes of the outputs, for inputs that shapesProblem has passed.

@@ -101,8 +101,8 @@ int32_t PluginBase::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc 
         [&]() -> int32_t
         {
             ContextScope const scope;
-            // The sizes are those of this call, whatever onShapeChange saw last. Everything is loaded by attachToContext or
-            // onShapeChange; a caller that skipped them gets it here, once.
+            // The sizes are those of this call, whatever onShapeChange saw last. Everything is loaded by attachToContext
+            // or onShapeChange; a caller that skipped them gets it here, once.
             if (scope.check() != kSUCCESS || takeInputs(inputDesc) != kSUCCESS || loadOnce(scope) != kSUCCESS)
             {
                 return kFAILURE;

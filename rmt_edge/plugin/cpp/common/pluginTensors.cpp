@@ -95,8 +95,9 @@ std::string inputTypesProblem(PluginTensors const& tensors, std::vector<DataType
         DataType const wanted = typeOf(tensors.inputs[i], types[0]);
         if (types[i] != wanted)
         {
-            return tensors.inputs[i].name + " has data type " + typeText(types[i]) + ", not " + typeText(wanted) + " beside "
-                + tensors.inputs[0].name + " of " + typeText(types[0]) + ". Note: float32 is 0, float16 1, int8 2.";
+            return tensors.inputs[i].name + " has data type " + typeText(types[i]) + ", not " + typeText(wanted)
+                + " beside " + tensors.inputs[0].name + " of " + typeText(types[0])
+                + ". Note: float32 is 0, float16 1, int8 2.";
         }
     }
     return {};

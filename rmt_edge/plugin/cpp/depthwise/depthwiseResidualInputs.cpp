@@ -77,7 +77,8 @@ std::string inputShapesProblem(DepthwiseResidualForm const& form, int32_t channe
         std::vector<int64_t> const given = sizesOf(inputs[static_cast<size_t>(i)]);
         if (!fits(given, wanted))
         {
-            return tensorsOf(form).inputs[static_cast<size_t>(i)].name + " is " + dimsText(given) + ", not " + dimsText(wanted) + ".";
+            std::string const name = tensorsOf(form).inputs[static_cast<size_t>(i)].name;
+            return name + " is " + dimsText(given) + ", not " + dimsText(wanted) + ".";
         }
     }
     return {};

@@ -46,7 +46,7 @@ std::string DepthwiseResidualPlugin::timingKey() const
 
 std::string DepthwiseResidualPlugin::elementTypeProblem(int32_t elementType) const
 {
-    return mAttributes.form.isInt8 ? depthwiseResidualScaleProblem(elementType, mAttributes.outputScale) : std::string{};
+    return mAttributes.form.isInt8 ? depthwiseResidualScaleProblem(elementType, mAttributes.outputScale) : "";
 }
 
 std::string DepthwiseResidualPlugin::shapesProblem(std::vector<Dims> const& inputs) const

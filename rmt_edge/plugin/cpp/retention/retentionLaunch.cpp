@@ -171,7 +171,8 @@ std::string retentionConfigProblem(RetentionConfig const& config)
         return {};
     }
     return "this library holds no kernel for head dim " + std::to_string(config.headDim) + ", element type "
-        + std::to_string(config.elementType) + ". Note: head dims 16 and 32, element types 0 (float32) and 1 (float16).";
+        + std::to_string(config.elementType)
+        + ". Note: head dims 16 and 32, element types 0 (float32) and 1 (float16).";
 }
 
 std::string retentionSizesProblem(RetentionConfig const& config, RetentionSizes const& sizes)

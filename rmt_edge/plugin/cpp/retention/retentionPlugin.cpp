@@ -127,12 +127,15 @@ size_t RetentionPlugin::workspaceBytes(std::vector<Dims> const& inputs, int32_t 
 
 int32_t RetentionPlugin::load()
 {
-    auto decay = std::make_unique<DeviceFloats>();
-    if (decay->copyFrom(mAttributes.decay, "Retention: cannot copy the decay") != kSUCCESS)
+    if (mDecay == nullptr) // it is the same for every element type
     {
-        return kFAILURE;
+        auto decay = std::make_unique<DeviceFloats>();
+        if (decay->copyFrom(mAttributes.decay, "Retention: cannot copy the decay") != kSUCCESS)
+        {
+            return kFAILURE;
+        }
+        mDecay = std::move(decay);
     }
-    mDecay = std::move(decay);
     return loadRetention(config(elementType()), mTactics);
 }
 
