@@ -20,8 +20,9 @@ import onnx
 import pytest
 
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.graph.plugin_form import to_plugin
 from rmt_edge.ops.depthwise.onnx_function import OP_TYPES, depthwise_node
-from rmt_edge.ops.retention.onnx_function import retention_function, retention_node
+from rmt_edge.ops.retention.onnx_function import retention_node
 from rmt_edge.plugin import cxx, load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -82,6 +83,7 @@ def one_node_model(d=32, decomposed=1, dtype=np.float16, changes=None):
     }  # fmt: skip
     decay = [-0.3 / (i + 1) for i in range(num_heads)]
     node = retention_node(["qkv", *weights], "out", "retention", num_heads, decay, bool(decomposed), c)
+    to_plugin(node)
     change_attributes(node, changes)
     element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     info = onnx.helper.make_tensor_value_info
@@ -91,7 +93,7 @@ def one_node_model(d=32, decomposed=1, dtype=np.float16, changes=None):
         [onnx.numpy_helper.from_array(x.astype(dtype), name) for name, x in weights.items()],
     )  # fmt: skip
     opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("rmt_edge", 1)]
-    return onnx.helper.make_model(graph, opset_imports=opsets, functions=[retention_function(20)], ir_version=10)
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def quantize_output(model, scale):
@@ -145,7 +147,6 @@ print(json.dumps({"engine_bytes": engine.nbytes if engine else 0, "layers": laye
 def build_engine(model, library, tmp_path):
     """Build in a process of its own, so that one that dies is seen. Returns what it printed."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="no tensorrt-rtx-cu13-bindings")
-    del model.functions[:]  # whatever the TensorRT version, no body: the parser takes the plugin or fails
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
     result = run_python("-c", BUILD_ENGINE, str(path), str(library), XDG_CACHE_HOME=str(tmp_path))
@@ -186,6 +187,7 @@ def depthwise_model(op_type, dtype=np.float16, c=64, k=3, changes=None):
     epsilon, scale = 1e-6 if has_norm else None, 0.05 if is_int8 else 0.0
     nodes = [depthwise_node(names, made, "depthwise", c, epsilon, scale)]
     assert nodes[0].op_type == op_type
+    to_plugin(nodes[0])
     change_attributes(nodes[0], changes or {})
     if is_int8:
         weights["scale"] = dtype(scale)
