@@ -31,7 +31,7 @@ from rmt_edge.artifact import (
     write_manifest,
     written_whole,
 )
-from rmt_edge.graph.network import OPSET, onnx_from_folded
+from rmt_edge.graph.network import onnx_from_folded
 from rmt_edge.graph.plugin_form import PLUGIN_ATTRIBUTES, attributes_of, check_plugin_form, executable, plugin_form
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.folded import FoldedRMT, Ranges
@@ -85,7 +85,10 @@ def export(quantized: Path, output: Path | None = None) -> Path:
     with written_whole(path) as temporary, written_whole(form_path) as temporary_form:
         onnx.save(onnx_from_folded(model, dtype, ranges, metadata), temporary)
         onnx.save(plugin_form(onnx_from_folded(model, dtype, ranges, metadata, flat_linears=True)), temporary_form)
-        counts, form_counts = check_graph(temporary, model.variant_name), check_plugin_form(onnx.load(temporary_form))
+        counts, form_counts = (
+            check_graph(temporary, model.variant_name),
+            check_plugin_form(onnx.load(temporary_form), onnx.load(temporary)),
+        )
         expected = expected_logits(model, ranges, dtype, MAX_RELATIVE_ERROR[precision])
         details = manifest.details | {
             "relative_error": check_against_torch(temporary, expected),
@@ -157,5 +160,5 @@ def check_plugin_form_against_torch(path: Path, expected: Expected) -> float:
     """The relative error of what the plugin form in that file computes against PyTorch's logits."""
     with tempfile.TemporaryDirectory(prefix=".check-", dir=path.parent) as folder:
         runnable = Path(folder) / path.name
-        onnx.save(executable(onnx.load(path), OPSET), runnable)
+        onnx.save(executable(onnx.load(path)), runnable)
         return check_against_torch(runnable, expected)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from rmt_edge.graph.network import functions_of
+from rmt_edge.graph.network import OPSET, functions_of
 from rmt_edge.ops.depthwise import onnx_function as depthwise
 from rmt_edge.ops.retention import onnx_function as retention
 from rmt_edge.ops.retention.onnx_function import DOMAIN
@@ -69,7 +69,7 @@ def _quantise_inside(node: NodeProto, scale: float) -> None:
         node.op_type = depthwise.op_type_of(has_residual, has_norm, True)
 
 
-def executable(made: ModelProto, opset: int) -> ModelProto:
+def executable(made: ModelProto) -> ModelProto:
     """A copy of a plugin form with bodies and quantisers put back: what its plugins compute, in standard operators."""
     model = ModelProto()
     model.CopyFrom(made)
@@ -89,7 +89,7 @@ def executable(made: ModelProto, opset: int) -> ModelProto:
             constants = [np.array(scale, dtypes[scale_types[quantized]]), np.zeros((), np.int8)]
             graph.initializer.extend(numpy_helper.from_array(x, name) for x, name in zip(constants, names, strict=True))
             graph.node.append(helper.make_node("QuantizeLinear", [node.output[-1], *names], [quantized]))
-    model.functions.extend(functions_of(graph.node, opset))
+    model.functions.extend(functions_of(graph.node, OPSET))
     return model
 
 
@@ -115,11 +115,11 @@ def attributes_of(node: NodeProto) -> dict[str, Any]:
     return {x.name: helper.get_attribute_value(x) for x in node.attribute}
 
 
-def check_plugin_form(made: ModelProto) -> dict[str, int]:
-    """Assert what TensorRT needs of a plugin form and no run can show; count its nodes.
+def check_plugin_form(made: ModelProto, source: ModelProto) -> dict[str, int]:
+    """Assert what TensorRT needs of the plugin form of a model and no run shows, or none exactly; count its nodes.
 
     There are no bodies; each plugin node has its plugin's namespace and version; what a plugin quantises is dequantised
-    by the same scale.
+    by the same scale; taken back, each is the model's node of its name in op type and attributes.
     """
     assert not made.functions, f"{len(made.functions)} bodies"
     constants = {x.name: x for x in made.graph.initializer}
@@ -134,7 +134,16 @@ def check_plugin_form(made: ModelProto) -> dict[str, int]:
         if "output_scale" in given:
             expected = float(numpy_helper.to_array(constants[scales[node.output[-1]]]))
             assert given["output_scale"] == expected, f"{node.name}: {given['output_scale']}, then {expected}"
+    back, expected_nodes = _ops_of(executable(made)), _ops_of(source)
+    for name in expected_nodes.keys() | back.keys():
+        found, wanted = back.get(name), expected_nodes.get(name)
+        assert found == wanted, f"{name} of the plugin form is {found}, of the model {wanted}"
     return {"nodes": len(made.graph.node), "plugin_nodes": plugin_nodes(made)}
+
+
+def _ops_of(model: ModelProto) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The op type and attributes of each rmt_edge node, by its name."""
+    return {node.name: (node.op_type, attributes_of(node)) for node in model.graph.node if node.domain == DOMAIN}
 
 
 def plugin_nodes(model: ModelProto) -> int:

@@ -17,7 +17,7 @@ from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.graph import export as export_module
 from rmt_edge.graph.export import expected_logits, export
-from rmt_edge.graph.network import OPSET, onnx_from_folded
+from rmt_edge.graph.network import onnx_from_folded
 from rmt_edge.graph.plugin_form import executable, plugin_form
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.folded import FoldedRMT, folded_from_model
@@ -108,7 +108,7 @@ def test_every_variant_exports(name, tmp_path):
     folded = folded_from_model(model, 33, 64)
     onnx.save(onnx_from_folded(folded, np.float32, {}, {}), tmp_path / "x.onnx")
     made = plugin_form(onnx_from_folded(folded, np.float32, {}, {}, flat_linears=True))
-    onnx.save(executable(made, OPSET), tmp_path / "plugins.onnx")
+    onnx.save(executable(made), tmp_path / "plugins.onnx")
     counted = export_module.check_graph(tmp_path / "x.onnx", name)
     assert counted["retention_nodes"] == sum(VARIANTS[name].depths)
     images = weights.image((2, 3, 33, 64), 0)
