@@ -1,7 +1,7 @@
 """The folded form as an ONNX graph, written node by node.
 
 Precision lives in the graph: FP16 or FP32 tensors, INT8 weights, Q/DQ around the quantised layers (graph/writer.py).
-Each block's attention is one `rmt_edge::Retention` node, each depthwise convolution with its residual one
+Each block's attention is one `rmt_edge::Retention…` node, each depthwise convolution with its residual one
 `rmt_edge::DepthwiseResidual…` node unless there is INT8 in it, both with function bodies of standard operators
 (ops/retention/onnx_function.py, ops/depthwise/onnx_function.py). Images and logits are float32 in every precision.
 Nodes carry the module's name: `stages.0.blocks.1.fc1`.
@@ -11,6 +11,8 @@ floating point with a Q node behind them, and number their nodes. The network ha
 than mending their output, and every file is compared with PyTorch before it is used (graph/export.py).
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper
 
@@ -18,8 +20,9 @@ from rmt_edge import __version__
 from rmt_edge.graph.writer import GraphWriter
 from rmt_edge.model.folded import FoldedBlock, FoldedRMT, Ranges
 from rmt_edge.model.rmt import stage_grid
-from rmt_edge.ops.depthwise.onnx_function import OP_TYPES, depthwise_function
-from rmt_edge.ops.retention.onnx_function import DOMAIN, DOMAIN_VERSION, retention_function, retention_node
+from rmt_edge.ops.depthwise import onnx_function as depthwise
+from rmt_edge.ops.retention import onnx_function as retention
+from rmt_edge.ops.retention.onnx_function import DOMAIN, DOMAIN_VERSION, retention_node
 
 OPSET = 20  # the first with Gelu as one operator; FP16 scales of Q/DQ need 19
 IR_VERSION = 10  # of ONNX 1.16: read by ONNX Runtime from 1.18 and TensorRT from 10.3
@@ -76,7 +79,7 @@ def onnx_from_folded(
     onnx_model = helper.make_model(
         onnx_graph,
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
-        functions=_functions_of(graph.nodes),
+        functions=functions_of(graph.nodes, OPSET),
         ir_version=IR_VERSION,
         producer_name="rmt-edge",
         producer_version=__version__,
@@ -123,11 +126,13 @@ def _write_block(
     return graph.linear(y, f"{name}.fc2", block.fc2, grid, has_bias=False), residual
 
 
-def _functions_of(nodes: list[NodeProto]) -> list[FunctionProto]:
-    """The bodies of the op types of rmt_edge that the nodes use."""
+def functions_of(nodes: Iterable[NodeProto], opset: int) -> list[FunctionProto]:
+    """The bodies, in operators of that opset, of the op types of rmt_edge that the nodes use."""
     used = {node.op_type for node in nodes if node.domain == DOMAIN}
-    bodies = [depthwise_function(op_type, OPSET) for op_type in OP_TYPES if op_type in used]
-    return [retention_function(OPSET), *bodies]
+    bodies = [retention.retention_function(op_type, opset) for op_type in retention.OP_TYPES if op_type in used]
+    bodies += [depthwise.depthwise_function(op_type, opset) for op_type in depthwise.OP_TYPES if op_type in used]
+    assert used == {body.name for body in bodies}, used
+    return bodies
 
 
 def _write_head(graph: GraphWriter, x: str, model: FoldedRMT) -> str:

@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from rmt_edge.model.folded import Ranges
-from rmt_edge.ops.depthwise.onnx_function import depthwise_node
+from rmt_edge.ops.depthwise.onnx_function import KERNEL_SIZE, depthwise_node
 from rmt_edge.ops.depthwise.op import taps_from_conv_weight
 from rmt_edge.quantization.formats import along_axis, int8_of, scale_of
 
@@ -83,7 +83,8 @@ class GraphWriter:
         return outputs[0], outputs[1]
 
     def taps(self, name: str, conv: nn.Conv2d) -> list[str]:
-        """Weight (k, k, c) and bias (c,) of a depthwise convolution."""
+        """The names of weight (k, k, c) and bias (c,) of a depthwise convolution, k what the ops' bodies have."""
+        assert conv.kernel_size == (KERNEL_SIZE, KERNEL_SIZE), (name, conv.kernel_size)
         weight = taps_from_conv_weight(conv.weight)
         return [self.floating(f"{name}.weight", weight), self.floating(f"{name}.bias", conv.bias)]
 

@@ -30,6 +30,7 @@ from rmt_edge.engine.plugin_layers import (
 from rmt_edge.engine.torch_module import PluginRMT
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.graph.export import folded_from_file
+from rmt_edge.graph.plugin_form import PLUGIN_ATTRIBUTES, attributes_of
 from rmt_edge.metrics import relative_error
 from rmt_edge.plugin.load import library_path, load_plugins
 from rmt_edge.quantization.fake_quant import FakeQuantizedLayers
@@ -163,7 +164,7 @@ def test_converters_add_the_plugins_of_the_onnx_file_with_their_attributes(
     assert [op_type for op_type, _ in made] == [node.op_type for node in nodes]
     sizes = {x.name: tuple(x.dims) for x in model.graph.initializer}
     for (op_type, fields), (inputs, plugin), node in zip(made, network.plugins, nodes, strict=True):
-        expected = {x.name: np.atleast_1d(onnx.helper.get_attribute_value(x)) for x in node.attribute}
+        expected = {name: np.atleast_1d(x) for name, x in attributes_of(node).items() if name not in PLUGIN_ATTRIBUTES}
         assert fields.keys() == expected.keys(), op_type
         for key, value in fields.items():
             np.testing.assert_array_equal(value, expected[key].astype(value.dtype), err_msg=f"{op_type} {key}")

@@ -16,11 +16,13 @@ from rmt_edge.artifact import ONNX, manifest_path, read_artifact
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.graph import export as export_module
-from rmt_edge.graph.export import export
+from rmt_edge.graph.export import expected_logits, export
 from rmt_edge.graph.network import onnx_from_folded
+from rmt_edge.graph.plugin_form import executable, plugin_form
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.folded import FoldedRMT, folded_from_model
 from rmt_edge.model.variants import VARIANTS
+from rmt_edge.ops.retention.onnx_function import OP_TYPES
 from rmt_edge.quantization.calibrate import calibrate
 from rmt_edge.quantization.formats import MIN_SCALE, int8_of, scale_of
 from rmt_edge.quantization.recipe import load_recipe
@@ -30,7 +32,12 @@ from rmt_edge.settings import known_settings
 from tests.conftest import SMALL, filled
 from tests.golden import weights
 
-BLOCKS = sum(VARIANTS["rmt_nano"].depths)
+NANO = VARIANTS["rmt_nano"]
+BLOCKS = sum(NANO.depths)
+RETENTIONS = {
+    name: sum(n for n, x in zip(NANO.depths, NANO.decomposed, strict=True) if x == decomposed)
+    for name, decomposed in OP_TYPES.items()
+}
 
 
 def count(path, inlined=False):
@@ -41,7 +48,9 @@ def count(path, inlined=False):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_each_block_s_attention_is_one_node_with_a_body(onnx_files, precision):
     model = onnx.load(onnx_files[precision])
-    assert count(onnx_files[precision])["Retention"] == BLOCKS
+    ops = count(onnx_files[precision])
+    assert {name: ops[name] for name in OP_TYPES} == RETENTIONS
+    assert sum(RETENTIONS.values()) == BLOCKS and all(RETENTIONS.values())
     assert {x.domain for x in model.functions} == {"rmt_edge"}
     assert {x.op_type for x in model.graph.node if x.domain} == {x.name for x in model.functions}
     opsets = {x.domain: x.version for x in model.opset_import}
@@ -94,20 +103,25 @@ def test_the_file_computes_the_published_model(onnx_files, nano, precision, limi
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_exports(name, tmp_path):
+    """And its plugin form, run with bodies put back, is the published model too."""
     model = filled(name, 11, seed=2)
-    onnx.save(onnx_from_folded(folded_from_model(model, 33, 64), np.float32, {}, {}), tmp_path / "x.onnx")
+    folded = folded_from_model(model, 33, 64)
+    onnx.save(onnx_from_folded(folded, np.float32, {}, {}), tmp_path / "x.onnx")
+    made = plugin_form(onnx_from_folded(folded, np.float32, {}, {}, flat_linears=True))
+    onnx.save(executable(made), tmp_path / "plugins.onnx")
     counted = export_module.check_graph(tmp_path / "x.onnx", name)
     assert counted["retention_nodes"] == sum(VARIANTS[name].depths)
     images = weights.image((2, 3, 33, 64), 0)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
-    assert relative_error(OnnxRunner(tmp_path / "x.onnx")(images), expected) < 1e-5
+    for path in (tmp_path / "x.onnx", tmp_path / "plugins.onnx"):
+        assert relative_error(OnnxRunner(path)(images), expected) < 1e-5
 
 
 def test_rmt_s_in_fp16_has_under_700_nodes():
     graph = onnx_from_folded(FoldedRMT("rmt_s", 1000, 224, 224), np.float16, {}, {}).graph
     assert len(graph.node) < 700
-    assert Counter(x.op_type for x in graph.node)["Retention"] == sum(VARIANTS["rmt_s"].depths)
+    assert sum(x.op_type in OP_TYPES for x in graph.node) == sum(VARIANTS["rmt_s"].depths)
 
 
 def test_the_manifest_records_the_counts_and_the_chain(onnx_files, quantized):
@@ -115,6 +129,7 @@ def test_the_manifest_records_the_counts_and_the_chain(onnx_files, quantized):
     assert artifact.details["nodes"] == sum(count(onnx_files["int8"]).values())
     assert artifact.details["retention_nodes"] == BLOCKS
     assert 0 < artifact.details["relative_error"] < 0.1
+    assert 0 < artifact.details["plugin_form_relative_error"] < 0.1
     assert artifact.manifest.source["name"] == quantized["int8"].name
     assert artifact.recipe["int8"]
 
@@ -199,7 +214,7 @@ def written_around(model, name):
 
 def test_an_int8_depthwise_convolution_is_standard_operators(exported):
     model = onnx.load(exported("int8-all"))
-    assert {x.op_type for x in model.graph.node if x.domain} == {"Retention"} == {x.name for x in model.functions}
+    assert {x.op_type for x in model.graph.node if x.domain} == set(OP_TYPES) == {x.name for x in model.functions}
     for name, channels in (("stages.1.blocks.1.pos", 64), ("stages.1.blocks.1.dwconv", 192)):
         nodes = written_around(model, name)
         assert [x.op_type for x in nodes] == [
@@ -246,11 +261,14 @@ def test_the_check_rounds_what_the_graph_rounds(nano, images, tmp_path, monkeypa
     ranges = calibrate(folded, recipe, open_dataset(images), SMALL)
     path = tmp_path / "x.onnx"
     onnx.save(onnx_from_folded(folded, np.float32, ranges, {}), path)
-    rounded = export_module.check_against_torch(path, folded, ranges, np.float32, 1.0)
+
+    def error(of_ranges):
+        return export_module.check_against_torch(path, expected_logits(folded, of_ranges, np.float32, 1.0))
+
+    rounded = error(ranges)
     for missing in (".input_amax", ".weight_amax", *([("left_amax", "right_amax")] if recipe.residual_adds else [])):
         others = {key: value for key, value in ranges.items() if not key.endswith(missing)}
-        error = export_module.check_against_torch(path, folded, others, np.float32, 1.0)
-        assert rounded < error / 100, missing
+        assert rounded < error(others) / 100, missing
     plain = folded_from_model(nano, SMALL.height, SMALL.width).state_dict()
     assert all(torch.equal(value, plain[key]) for key, value in folded.state_dict().items())
 

@@ -6,6 +6,7 @@ import torch
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.folded import folded_from_model
+from rmt_edge.model.rmt import stage_grid
 from rmt_edge.model.variants import VARIANTS
 from tests.conftest import filled
 from tests.golden import weights
@@ -19,6 +20,14 @@ def test_every_variant_keeps_its_outputs(name):
     with torch.no_grad():
         expected, actual = model(image), folded_from_model(model, h, w)(image)
     assert relative_error(actual.numpy(), expected.numpy()) < 1e-5
+
+
+def test_theta_tables_are_bit_for_bit_the_published_model_s(nano):
+    """Folding is done in float64, these tables are not: see test_rmt.py."""
+    folded = folded_from_model(nano, 224, 320)
+    for index, (stage, source) in enumerate(zip(folded.stages, nano.layers, strict=True)):
+        for table, expected in zip((stage.sin, stage.cos), source.Relpos(*stage_grid(index, 224, 320)), strict=True):
+            assert table.dtype == torch.float32 and torch.equal(table, expected)
 
 
 def test_no_norm_scale_or_separate_projection_is_left(nano):

@@ -9,7 +9,7 @@ import torch
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error
-from rmt_edge.model.rmt import create_model, stage_grid
+from rmt_edge.model.rmt import RelativePosition, create_model, stage_grid
 from rmt_edge.model.variants import VARIANTS
 from tests.conftest import filled
 from tests.golden import weights
@@ -55,6 +55,26 @@ def test_outputs_are_those_of_the_public_code(file, name, seed, image_seed, shap
         assert set(golden.files) == set(found)
         for key in golden.files:
             assert relative_error(found[key].numpy(), golden[key]) < 1e-5, key
+
+
+@pytest.mark.parametrize(("h", "w"), [(14, 14), (56, 56), (200, 336)])
+def test_theta_tables_are_those_of_float32_arithmetic(h, w):
+    """As the public code has them: angle, index and their product in float32.
+
+    At the far end of a grid float64 gives another phase, and so a position code that no weight was trained with.
+    """
+    position = RelativePosition(64, 4, 4)
+    exponents = torch.linspace(0, 1, 8, dtype=torch.float32)
+    assert torch.equal(position.angle, (1.0 / 10000**exponents).repeat_interleave(2))
+    angle = position.angle.numpy()
+    phase = np.arange(h * w, dtype=np.float32)[:, None] * angle
+    assert phase.dtype == angle.dtype == np.float32
+    for table, function in zip(position(h, w), (np.sin, np.cos), strict=True):
+        assert table.dtype == torch.float32
+        expected = function(phase.astype(np.float64))
+        np.testing.assert_allclose(table.numpy(), expected, rtol=0, atol=2e-7)
+        exact = function(np.arange(h * w)[:, None] * angle.astype(np.float64))
+        assert np.abs(exact - expected).max() > 1e-6  # the test can tell
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 import numpy as np
 import onnx
 
+from rmt_edge.graph.plugin_form import to_plugin
 from rmt_edge.ops.depthwise.onnx_function import OP_TYPES, depthwise_node
-from rmt_edge.ops.retention.onnx_function import retention_function, retention_node
+from rmt_edge.ops.retention.onnx_function import retention_node
 
 
 def change_attributes(node, changes):
@@ -26,6 +27,7 @@ def one_node_model(d=32, decomposed=1, dtype=np.float16, changes=None):
     }  # fmt: skip
     decay = [-0.3 / (i + 1) for i in range(num_heads)]
     node = retention_node(["qkv", *weights], "out", "retention", num_heads, decay, bool(decomposed), c)
+    to_plugin(node)
     change_attributes(node, changes)
     element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     info = onnx.helper.make_tensor_value_info
@@ -35,7 +37,7 @@ def one_node_model(d=32, decomposed=1, dtype=np.float16, changes=None):
         [onnx.numpy_helper.from_array(x.astype(dtype), name) for name, x in weights.items()],
     )  # fmt: skip
     opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("rmt_edge", 1)]
-    return onnx.helper.make_model(graph, opset_imports=opsets, functions=[retention_function(20)], ir_version=10)
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def quantize_output(model, scale):
@@ -60,6 +62,7 @@ def depthwise_model(op_type, dtype=np.float16, c=64, k=3, changes=None):
     epsilon, scale = 1e-6 if has_norm else None, 0.05 if is_int8 else 0.0
     nodes = [depthwise_node(names, made, "depthwise", c, epsilon, scale)]
     assert nodes[0].op_type == op_type
+    to_plugin(nodes[0])
     change_attributes(nodes[0], changes or {})
     if is_int8:
         weights["scale"] = dtype(scale)

@@ -1,7 +1,8 @@
 """DepthwiseResidual as ONNX model-local functions: the bodies that its `rmt_edge` nodes carry.
 
-The same arithmetic as ops/depthwise/op.py in standard operators, so that ONNX Runtime runs an exported file on any CPU
-and TensorRT can run it natively. Eight op names, one for each combination of three choices, read off the name:
+They do the same arithmetic as ops/depthwise/op.py in standard operators, so that ONNX Runtime runs an exported file on
+any CPU and TensorRT can run it natively. There are eight op names, one for each combination of three choices, which are
+read off the name:
 
     [Add]DepthwiseResidual[Norm][Int8]     Add: a residual is added first; Norm: a LayerNorm follows, as a second
                                            output; Int8: the last output is quantised
@@ -24,7 +25,9 @@ import onnx
 from onnx import FunctionProto, NodeProto
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.ops.retention.onnx_function import DOMAIN
+from rmt_edge.ops.retention.onnx_function import DOMAIN, same_size_conv
+
+KERNEL_SIZE = 3  # of every convolution of RMT that this op stands for: `pos` and `dwconv` of model/folded.py
 
 # The scale has the element type of x, as QuantizeLinear demands in opset 19.
 _QUANTIZE = """
@@ -43,7 +46,7 @@ _BODY = """
     tap_axis = Constant <value_ints = [3]> ()
     taps = Unsqueeze (weight, tap_axis)
     conv_weight = Transpose <perm = [2, 3, 0, 1]> (taps)
-    conv_nchw = Conv <auto_pad = "SAME_UPPER", group: int = @channels> (y_nchw, conv_weight, bias)
+    conv_nchw = Conv <{conv_attributes}, group: int = @channels> (y_nchw, conv_weight, bias)
     conv = Transpose <perm = [0, 2, 3, 1]> (conv_nchw)
     out = Add (y, conv)
     {norm}
@@ -62,8 +65,12 @@ def op_type_of(has_residual: bool, has_norm: bool, is_int8: bool) -> str:
 OP_TYPES = {op_type_of(*choice): choice for choice in itertools.product((False, True), repeat=3)}
 
 
-def depthwise_function(op_type: str, opset: int) -> FunctionProto:
-    """The body of one of OP_TYPES in operators of that opset (19 or later)."""
+def depthwise_function(op_type: str, opset: int, kernel_size: int = KERNEL_SIZE) -> FunctionProto:
+    """The body of one of OP_TYPES in operators of that opset (19 or later).
+
+    kernel_size: k of the weight. It is written into the body: the weight there is computed from the (k, k, c) taps, and
+    TensorRT 10.3 does not look at the shape of a computed weight.
+    """
     if op_type not in OP_TYPES:
         raise RmtEdgeError(f"{op_type} is no DepthwiseResidual op.", f"there are {', '.join(OP_TYPES)}.")
     has_residual, has_norm, is_int8 = OP_TYPES[op_type]
@@ -73,6 +80,7 @@ def depthwise_function(op_type: str, opset: int) -> FunctionProto:
     body = _BODY.format(
         opset=opset,
         op_type=op_type,
+        conv_attributes=same_size_conv(kernel_size),
         attributes=", ".join(["channels"] + ["epsilon"] * has_norm + ["output_scale"] * is_int8),
         inputs=", ".join(inputs),
         outputs=", ".join([*outputs[:-1], "quantized"] if is_int8 else outputs),

@@ -1,9 +1,15 @@
-"""Retention as an ONNX model-local function: the body that `rmt_edge::Retention` nodes carry.
+"""Retention as two ONNX model-local functions: the bodies that an exported file's `rmt_edge` nodes carry.
 
-The same arithmetic as ops/retention/op.py in standard operators, for any grid, head count and element type, so that
-ONNX Runtime runs an exported file on any CPU and TensorRT can run it natively. One body serves every node of a model:
-sizes come from the inputs' shapes, the rest from the node's attributes; a runtime folds all of it into constants, the
-branch not taken included.
+They do the same arithmetic as ops/retention/op.py in standard operators, for any grid, head count and element type, so
+that ONNX Runtime runs an exported file on any CPU and TensorRT can run it natively. One body serves every node of its
+op name: sizes come from the inputs' shapes, the rest from the node's attributes; a runtime folds all of it into
+constants.
+
+There is one op name a form, RetentionDecomposed and RetentionWhole, as a model has blocks of both. One body would have
+to choose by an `If` on an attribute, of which TensorRT makes real conditional layers (90 of 1,725 in the network of a
+small model, measured with TensorRT-RTX 1.7.1), and its parser looks functions up by name alone, so that overloads are
+no way out. In the plugin form of a model, where there are no bodies, both are `Retention` with the attribute
+`decomposed` (graph/plugin_form.py): the library's one creator, which takes both forms.
 
 Source of the operators: https://onnx.ai/onnx/operators/ ; of functions: the ONNX IR specification, "Functions".
 """
@@ -13,9 +19,13 @@ import textwrap
 import onnx
 from onnx import FunctionProto, NodeProto
 
+from rmt_edge.errors import RmtEdgeError
+
 DOMAIN = "rmt_edge"
 DOMAIN_VERSION = 1
-OP_TYPE = "Retention"
+OP_TYPE = "Retention"  # of the plugin, for both forms
+OP_TYPES = {"RetentionDecomposed": True, "RetentionWhole": False}  # of nodes with a body -> decomposed
+LEPE_KERNEL_SIZE = 5  # of the convolution in every block of RMT: model/folded.py
 
 # θ(x) = x·cos + (-x1, x0, -x3, x2, …)·sin; x: (b, n, l, d), its interleaved pairs seen as (b, n, l, d/2, 2).
 _THETA_SHIFT = """
@@ -44,7 +54,7 @@ _ATTENTION = """
 
 _BODY = """
 <domain: "rmt_edge", opset_import: ["" : {opset}]>
-Retention <num_heads, decay, decomposed, channels> (qkv, sin, cos, lepe_weight, lepe_bias) => (out)
+{op_type} <num_heads, decay, channels> (qkv, sin, cos, lepe_weight, lepe_bias) => (out)
 {{
     zero = Constant <value_ints = [0]> ()
     one = Constant <value_ints = [1]> ()
@@ -88,69 +98,89 @@ Retention <num_heads, decay, decomposed, channels> (qkv, sin, cos, lepe_weight, 
     x_absolute = Abs (x_signed)
     x_distance = Cast <to = 1> (x_absolute)
 
-    is_decomposed_int = Constant <value_int: int = @decomposed> ()
-    is_decomposed = Cast <to = 9> (is_decomposed_int)
-    attended = If (is_decomposed) <then_branch = decomposed_form () => (attended_decomposed) {{
-        grid_shape = Concat <axis = 0> (zero, heads, h, w, all)
-        q_grid = Reshape (q, grid_shape)
-        k_grid = Reshape (k, grid_shape)
-        v_grid = Reshape (v, grid_shape)
-        q_rows = Transpose <perm = [0, 2, 1, 3, 4]> (q_grid)
-        k_rows = Transpose <perm = [0, 2, 1, 3, 4]> (k_grid)
-        v_rows = Transpose <perm = [0, 2, 1, 3, 4]> (v_grid)
-{w_pass}
-        q_columns = Transpose <perm = [0, 3, 1, 2, 4]> (q_grid)
-        k_columns = Transpose <perm = [0, 3, 1, 2, 4]> (k_grid)
-        v_columns = Transpose <perm = [0, 3, 2, 1, 4]> (w_pass)
-{h_pass}
-        attended_decomposed = Transpose <perm = [0, 3, 1, 2, 4]> (h_pass)
-    }}, else_branch = whole_form () => (attended_whole) {{
-        y_pairs_axes = Constant <value_ints = [1, 3]> ()
-        x_pairs_axes = Constant <value_ints = [0, 2]> ()
-        y_pairs = Unsqueeze (y_distance, y_pairs_axes)
-        x_pairs = Unsqueeze (x_distance, x_pairs_axes)
-        pairs = Add (y_pairs, x_pairs)
-        square = Concat <axis = 0> (l, l)
-        distance = Reshape (pairs, square)
-        q_whole = Unsqueeze (q, one)
-        k_whole = Unsqueeze (k, one)
-        v_whole = Unsqueeze (v, one)
-{whole}
-        attended_whole = Transpose <perm = [0, 1, 3, 2, 4]> (whole)
-    }}>
+{form}
     out_shape = Concat <axis = 0> (zero, h, w, c)
     attended_out = Reshape (attended, out_shape)
 
     values_start = Mul (c, two)
     values = Slice (qkv, values_start, c3, three)
     values_nchw = Transpose <perm = [0, 3, 1, 2]> (values)
-    lepe_nchw = Conv <auto_pad = "SAME_UPPER", group: int = @channels> (values_nchw, lepe_weight, lepe_bias)
+    lepe_nchw = Conv <{conv}, group: int = @channels> (values_nchw, lepe_weight, lepe_bias)
     lepe = Transpose <perm = [0, 2, 3, 1]> (lepe_nchw)
     out = Add (attended_out, lepe)
 }}
 """
 
+_DECOMPOSED = """
+    grid_shape = Concat <axis = 0> (zero, heads, h, w, all)
+    q_grid = Reshape (q, grid_shape)
+    k_grid = Reshape (k, grid_shape)
+    v_grid = Reshape (v, grid_shape)
+    q_rows = Transpose <perm = [0, 2, 1, 3, 4]> (q_grid)
+    k_rows = Transpose <perm = [0, 2, 1, 3, 4]> (k_grid)
+    v_rows = Transpose <perm = [0, 2, 1, 3, 4]> (v_grid)
+{w_pass}
+    q_columns = Transpose <perm = [0, 3, 1, 2, 4]> (q_grid)
+    k_columns = Transpose <perm = [0, 3, 1, 2, 4]> (k_grid)
+    v_columns = Transpose <perm = [0, 3, 2, 1, 4]> (w_pass)
+{h_pass}
+    attended = Transpose <perm = [0, 3, 1, 2, 4]> (h_pass)
+"""
 
-def retention_function(opset: int) -> FunctionProto:
-    """The body of `rmt_edge::Retention` in operators of that opset (19 or later)."""
+_WHOLE = """
+    y_pairs_axes = Constant <value_ints = [1, 3]> ()
+    x_pairs_axes = Constant <value_ints = [0, 2]> ()
+    y_pairs = Unsqueeze (y_distance, y_pairs_axes)
+    x_pairs = Unsqueeze (x_distance, x_pairs_axes)
+    pairs = Add (y_pairs, x_pairs)
+    square = Concat <axis = 0> (l, l)
+    distance = Reshape (pairs, square)
+    q_whole = Unsqueeze (q, one)
+    k_whole = Unsqueeze (k, one)
+    v_whole = Unsqueeze (v, one)
+{whole}
+    attended = Transpose <perm = [0, 1, 3, 2, 4]> (whole)
+"""
+
+
+def op_type_of(decomposed: bool) -> str:
+    """The op name of a form among OP_TYPES."""
+    return next(name for name, is_decomposed in OP_TYPES.items() if is_decomposed == decomposed)
+
+
+def retention_function(op_type: str, opset: int, kernel_size: int = LEPE_KERNEL_SIZE) -> FunctionProto:
+    """The body of one of OP_TYPES in operators of that opset (19 or later).
+
+    kernel_size: k of lepe_weight. It is written into the body, because its weight may be computed, and TensorRT 10.3
+    does not look at the shape of such a weight.
+    """
+    if op_type not in OP_TYPES:
+        raise RmtEdgeError(f"{op_type} is no Retention op.", f"there are {', '.join(OP_TYPES)}.")
     attention = [("w_pass", "rows", "x_distance"), ("h_pass", "columns", "y_distance"), ("whole", "whole", "distance")]
     passes = {
         out: _ATTENTION.format(out=out, q=f"q_{x}", k=f"k_{x}", v=f"v_{x}", distance=distance)
         for out, x, distance in attention
     }
     shifts = {f"{x}_shift": _THETA_SHIFT.format(x=x) for x in "qk"}
-    return onnx.parser.parse_function(textwrap.dedent(_BODY.format(opset=opset, **shifts, **passes)))
+    form = (_DECOMPOSED if OP_TYPES[op_type] else _WHOLE).format(**passes)
+    body = _BODY.format(opset=opset, op_type=op_type, conv=same_size_conv(kernel_size), form=form, **shifts)
+    return onnx.parser.parse_function(textwrap.dedent(body))
+
+
+def same_size_conv(kernel_size: int) -> str:
+    """The attributes of a convolution of stride 1 and odd kernel size that keeps height and width, as ONNX text."""
+    return f'auto_pad = "SAME_UPPER", kernel_shape = [{kernel_size}, {kernel_size}]'
 
 
 def retention_node(
     inputs: list[str], output: str, name: str, num_heads: int, decay: list[float], decomposed: bool, channels: int
 ) -> NodeProto:
-    """One `rmt_edge::Retention`.
+    """One node of OP_TYPES, chosen by `decomposed`.
 
     inputs: the names of qkv (b, h, w, 3c), sin (h·w, d), cos (h·w, d), lepe_weight (c, 1, k, k), lepe_bias (c,).
     channels is c again: a function body can set its convolution's group from an attribute only.
     """
     return onnx.helper.make_node(
-        OP_TYPE, inputs, [output], name, domain=DOMAIN,
-        num_heads=num_heads, decay=[float(x) for x in decay], decomposed=int(decomposed), channels=channels,
+        op_type_of(decomposed), inputs, [output], name, domain=DOMAIN,
+        num_heads=num_heads, decay=[float(x) for x in decay], channels=channels,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.ops.depthwise import cuda_op, kernels, op
+from rmt_edge.ops.depthwise import aot, cuda_op, kernels, op
 from rmt_edge.ops.depthwise import onnx_function as function
 
 FP16, FP32 = torch.float16, torch.float32
@@ -186,7 +186,7 @@ def model_of(case: Case, opset: int, is_dequantized: bool = False) -> onnx.Model
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     opsets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(function.DOMAIN, 1)]
-    bodies = [function.depthwise_function(node.op_type, opset)]
+    bodies = [function.depthwise_function(node.op_type, opset, case.tensors["weight"].shape[0])]
     model = onnx.helper.make_model(graph, opset_imports=opsets, functions=bodies, ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -241,6 +241,14 @@ def test_onnx_function_builds_in_tensorrt(form, dtype):
         profile.set_shape(network.get_input(index).name, (1, 7, 7, 64), (4, 7, 7, 64), (8, 7, 7, 64))
     config.add_optimization_profile(profile)
     assert builder.build_serialized_network(network, config).nbytes > 0
+
+
+@pytest.mark.parametrize("op_type", function.OP_TYPES)
+def test_onnx_function_says_its_kernel_shape(op_type):
+    """TensorRT 10.3 needs it where a weight is computed."""
+    (conv,) = (x for x in function.depthwise_function(op_type, 20).node if x.op_type == "Conv")
+    assert onnx.helper.get_node_attr_value(conv, "kernel_shape") == [3, 3]
+    assert function.KERNEL_SIZE == aot.KERNEL_SIZE == 3
 
 
 def test_wrong_node_is_refused():

@@ -9,8 +9,17 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model.folded import FoldedBlock
 from rmt_edge.model.rmt import RelativePosition
-from rmt_edge.ops.retention.onnx_function import DOMAIN, DOMAIN_VERSION, retention_function, retention_node
+from rmt_edge.ops.retention.onnx_function import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    LEPE_KERNEL_SIZE,
+    OP_TYPES,
+    retention_function,
+    retention_node,
+)
 from rmt_edge.ops.retention.op import retention
 
 GRIDS = [(1, 1), (5, 9), (13, 7), (14, 14)]
@@ -123,7 +132,7 @@ def one_node_model(tensors, num_heads, decay, decomposed, dtype, opset=20):
     return helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
-        functions=[retention_function(opset)],
+        functions=[retention_function(node.op_type, opset)],
         ir_version=10,
     )
 
@@ -150,3 +159,18 @@ def test_the_onnx_function_is_valid_from_opset_19():
     model = one_node_model(tensors, 2, decay, True, np.float32, opset=19)
     onnx.checker.check_model(model, full_check=True)
     assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("op_type", OP_TYPES)
+def test_the_onnx_function_has_no_branch_and_says_its_kernel_shape(op_type):
+    """An If becomes conditional layers in TensorRT; TensorRT 10.3 needs kernel_shape where a weight is computed."""
+    nodes = retention_function(op_type, 20).node
+    assert not [x for x in nodes if x.op_type == "If"]
+    (conv,) = (x for x in nodes if x.op_type == "Conv")
+    assert helper.get_node_attr_value(conv, "kernel_shape") == [5, 5]
+    assert FoldedBlock(32, 2, 64, OP_TYPES[op_type]).lepe.kernel_size == (LEPE_KERNEL_SIZE, LEPE_KERNEL_SIZE)
+
+
+def test_an_unknown_op_name_is_refused():
+    with pytest.raises(RmtEdgeError, match=r"Retention is no Retention op[\s\S]*RetentionDecomposed, RetentionWhole"):
+        retention_function("Retention", 20)
