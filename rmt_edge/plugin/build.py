@@ -165,7 +165,8 @@ def compile_kernels(variants: list[KernelVariant], sms: list[int], cache: Path) 
         if sm == ptx_sm:
             ptx = (folder / f"{key}.ptx").read_bytes()
             images.append(KernelImage(is_ptx=True, is_exact=False, data=ptx, **common))
-    return images, hashlib.sha256("\n".join(keys.values()).encode()).hexdigest()
+    made_from = "\n".join([*keys.values(), f"PTX of {ptx_sm}"])
+    return images, hashlib.sha256(made_from.encode()).hexdigest()
 
 
 def ptx_sm_of(sms: list[int]) -> int | None:

@@ -133,6 +133,11 @@ def test_tactic_zero_chooses_per_pass(standin):
     assert (h_pass["blocks"][0], h_pass["threads"]) == (4 * 56, 32)  # 14 tokens: tile of 16
 
 
+def test_tactic_goes_over_to_the_plugin_that_is_attached(standin):
+    calls, _ = standin.host(tactic=3, early=1)
+    assert [x["threads"] for x in launches(calls)] == [128, 128]  # tactic 3 is of 4 warps; 0 would take smaller ones
+
+
 def test_unknown_tactic_is_refused_with_a_message(standin):
     _, message = standin.host(tactic=9, status=8)
     assert "no tactic 9" in message

@@ -19,6 +19,7 @@ namespace
 
 std::map<std::string, double> given{
     {"decomposed", 1}, {"scale", 0}, {"tactic", 0}, {"b", 2}, {"h", 14}, {"w", 28}, {"fp16", 1}, {"channels", 128},
+    {"early", 0},       // 1: the tactic is set before attachToContext, which makes a copy
     {"max_b", 0},       // the largest batch of the profile, if it is not b
     {"enqueue_b", 0},   // the batch of enqueue, if it is not that of onShapeChange
     {"enqueue_fp16", -1}, // its element type, likewise
@@ -161,6 +162,7 @@ int main(int nbArguments, char** arguments)
     printFields(*stored);
     std::unique_ptr<IPluginV3> plugin{creator->createPlugin("node", stored, TensorRTPhase::kRUNTIME)};
     if (plugin == nullptr) { return 5; }
+    if (number("early") != 0 && runtimeOf(plugin.get())->setTactic(number("tactic")) != 0) { return 7; }
     if (number("attach") != 0)
     {
         plugin.reset(runtimeOf(plugin.get())->attachToContext(nullptr));
@@ -168,7 +170,7 @@ int main(int nbArguments, char** arguments)
     }
     std::puts("{\"attached\": 1}");
     IPluginV3OneRuntime* const runtime = runtimeOf(plugin.get());
-    if (runtime->setTactic(number("tactic")) != 0) { return 7; }
+    if (number("early") == 0 && runtime->setTactic(number("tactic")) != 0) { return 7; }
     if (number("shapes") != 0
         && runtime->onShapeChange(node.inputs.data(), nbInputs, node.outputs.data(), nbOutputs) != 0)
     {
