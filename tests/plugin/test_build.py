@@ -116,14 +116,14 @@ def test_up_to_date_library_is_not_built_again(run_python, library_folder, libra
 
 def test_unknown_gpu_generation_is_refused(run_python, tmp_path):
     result = run_python("-m", "rmt_edge.cli", "plugin", "build", "--sm", "61", "--output", str(tmp_path))
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "SM 61 is not known" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_build_under_the_interpreter_is_refused(run_python, tmp_path):
     result = run_python("-m", "rmt_edge.cli", "plugin", "build", "--output", str(tmp_path), TRITON_INTERPRET="1")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "TRITON_INTERPRET is set" in result.stderr
 
 
