@@ -3,7 +3,7 @@
     python bench/deploy_rmt_s.py [--record bench/results/deploy_rmt_s.json]
 
 RMT-S at 224x224 with random weights, 32 random calibration images: quantise, export and build for FP16 and INT8, each
-timed from start to written file. A GPU is not used. Native retention, unless --retention plugin, which needs the
+timed from start to written file. A GPU is not used. Native retention, unless --kernels plugin, which needs the
 library of `rmt-edge plugin build`. The last line of output is one JSON object: seconds of each step, their sum, and the
 FP16 graph's nodes (a Retention counts as one; the public model's export has 2,076).
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from record import header
 
-from rmt_edge.artifact import ENGINE, ONNX, QUANTIZED, read_manifest, write_json
+from rmt_edge.artifact import write_json
 from rmt_edge.device.profile import load_profile
 from rmt_edge.engine.build import build
 from rmt_edge.graph.export import export
@@ -32,7 +32,7 @@ IMAGES = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="rtx-portable", help="a profile of engines/")
-    parser.add_argument("--retention", choices=("plugin", "native"), default="native")
+    parser.add_argument("--kernels", choices=("plugin", "native"), default="native")
     parser.add_argument("--libraries", type=Path, help="folder of the plugin libraries (build/plugin)")
     parser.add_argument("--record", type=Path, help="also write the JSON object to this file")
     args = parser.parse_args()
@@ -50,21 +50,21 @@ def main() -> None:
             quantized = quantize(checkpoint, recipe, Path(folder), images)
             onnx = export(quantized)
             profile = load_profile(args.device)
-            engine = build(onnx, profile, retention=args.retention, libraries=args.libraries)
+            engine = build(onnx, profile, kernels=args.kernels, libraries=args.libraries)
             seconds[name] = {
-                "quantize": read_manifest(quantized, QUANTIZED).seconds,
-                "export": read_manifest(onnx, ONNX).seconds,
-                "build": read_manifest(engine, ENGINE).seconds,
+                "quantize": quantized.manifest.seconds,
+                "export": onnx.manifest.seconds,
+                "build": engine.manifest.seconds,
             }
-            details = read_manifest(engine, ENGINE).details
+            details = engine.details
             facts[name] = {key: details[key] for key in ("nodes", "layers", "int8_gemms")}
-            facts[name]["engine_mb"] = round(engine.stat().st_size / 1e6, 1)
+            facts[name]["engine_mb"] = round(engine.manifest.size_bytes / 1e6, 1)
     record = header("deploy_rmt_s") | {
         "variant": "rmt_s",
         "input": [224, 224],
         "calibration_images": IMAGES,
         "device": args.device,
-        "retention": args.retention,
+        "kernels": args.kernels,
         "seconds": seconds,
         "seconds_per_precision": {name: round(sum(steps.values()), 1) for name, steps in seconds.items()},
         "total_seconds": round(sum(sum(steps.values()) for steps in seconds.values()), 1),

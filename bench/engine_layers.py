@@ -1,6 +1,6 @@
 """Count the layers of an engine, from the builder's own list.
 
-    python bench/engine_layers.py --variant rmt_s --precision fp16 --retention plugin [--record bench/results/X.json]
+    python bench/engine_layers.py --variant rmt_s --precision fp16 --kernels plugin [--record bench/results/X.json]
 
 The variant at 224x224 with random weights (layers do not depend on them), quantised, exported and built on the CPU.
 Without --libraries, plugin retention first builds the plugin library for the device's GPU alone, in about a minute.
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from record import header
 
-from rmt_edge.artifact import ENGINE, read_manifest, write_json
+from rmt_edge.artifact import write_json
 from rmt_edge.device.profile import load_profile
-from rmt_edge.engine.build import RETENTIONS, build
+from rmt_edge.engine.build import KERNELS, build, layers_path
 from rmt_edge.engine.layers import PLUGIN_KINDS
 from rmt_edge.graph.export import export
 from rmt_edge.model.rmt import create_model
@@ -37,13 +37,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", choices=VARIANTS, default="rmt_s")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
-    parser.add_argument("--retention", choices=RETENTIONS, default="plugin")
+    parser.add_argument("--kernels", choices=KERNELS, default="plugin")
     parser.add_argument("--device", default="rtx-portable", help="a profile of engines/")
     parser.add_argument("--libraries", type=Path, help="folder of the plugin libraries")
     parser.add_argument("--record", type=Path, help="also write the JSON object to this file")
     args = parser.parse_args()
     profile = load_profile(args.device)
-    if args.libraries is None and args.retention != "native":
+    if args.libraries is None and args.kernels != "native":
         args.libraries = Path("build/bench-plugin")
         build_libraries(
             args.libraries, [int(x.replace(".", "")) for x in profile.compute_capabilities], [platform.machine()]
@@ -58,15 +58,15 @@ def main() -> None:
         if args.precision == "int8":
             recipe = replace(recipe, images=IMAGES, batch=4)
         onnx = export(quantize(folder / "model.pth", recipe, folder, folder / "images.npz"))
-        engine = build(onnx, profile, retention=args.retention, libraries=args.libraries)
-        details = read_manifest(engine, ENGINE).details
-        layers = json.loads(engine.with_name(f"{engine.name}.layers.json").read_text())["layers"]
-        size = engine.stat().st_size
+        engine = build(onnx, profile, kernels=args.kernels, libraries=args.libraries)
+        details = engine.details
+        layers = json.loads(layers_path(engine.path).read_text())["layers"]
+        size = engine.manifest.size_bytes
     plugins = [layer["name"] for layer in layers if layer["kind"] in PLUGIN_KINDS]
     record = header("engine_layers") | {
         "variant": args.variant,
         "precision": args.precision,
-        "retention": details["retention"],
+        "kernels": details["kernels"],
         "device": details["profile"]["device"],
         "compute_capabilities": details["profile"]["compute_capabilities"],
         "blocks": sum(VARIANTS[args.variant].depths),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rmt_edge.artifact import SOURCE, identity_of
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.model.rmt import RMT, create_model
 from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
@@ -28,6 +29,11 @@ REFERENCE = ROOT / "bench" / "reference"
 SMALL = Preprocessing(40, 48, crop_ratio=1.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 PLUGIN_SM = 86
 COMPILERS = {"x86_64": "g++", "aarch64": "aarch64-linux-gnu-g++"}
+
+
+def source_of(path: Path) -> dict[str, str]:
+    """A file as what another was made of, in a manifest's parents."""
+    return {"role": SOURCE} | identity_of(path)
 
 
 def filled(name: str, num_classes: int, seed: int = 1) -> RMT:
@@ -77,7 +83,7 @@ def quantized(checkpoint, images, recipes, tmp_path_factory) -> dict[str, Path]:
     from rmt_edge.quantization.quantize import quantize
 
     folder = tmp_path_factory.mktemp("artefacts")
-    return {name: quantize(checkpoint, recipe, folder, images) for name, recipe in recipes.items()}
+    return {name: quantize(checkpoint, recipe, folder, images).path for name, recipe in recipes.items()}
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +91,7 @@ def onnx_files(quantized) -> dict[str, Path]:
     """The ONNX file of each recipe, beside its quantised checkpoint. Read only."""
     from rmt_edge.graph.export import export
 
-    return {name: export(path) for name, path in quantized.items()}
+    return {name: export(path).path for name, path in quantized.items()}
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +105,7 @@ def exported(checkpoint, images, tmp_path_factory):
     @functools.cache
     def exported_recipe(name: str) -> Path:
         recipe = dataclasses.replace(load_recipe(name), images=8, batch=4)
-        return export(quantize(checkpoint, recipe, folder, images))
+        return export(quantize(checkpoint, recipe, folder, images)).path
 
     return exported_recipe
 

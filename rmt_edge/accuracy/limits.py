@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.artifact import Manifest
+from rmt_edge.artifact import Artifact
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import drop_points, drop_upper_points, hits
 
@@ -51,12 +51,12 @@ def checked_confidence(confidence: float | None) -> float | None:
     return confidence
 
 
-def drop_message(manifest: Manifest) -> str:
+def drop_message(predictions: Artifact) -> str:
     """One sentence for a drop above the limit: the drop, its interval, the limit."""
-    details = manifest.details
+    details = predictions.details
     low, high = details["drop_interval_points"]
     lost = (
-        f"{manifest.parents[0]['name']} loses {details['drop_points']:.2f} points of top-1 "
+        f"{predictions.manifest.source['name']} loses {details['drop_points']:.2f} points of top-1 "
         f"({details['reference_top1_percent']:.2f} % → {details['top1_percent']:.2f} %; "
         f"95 % interval of the loss {low:+.2f} to {high:+.2f})"
     )

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rmt_edge.accuracy.paired import Top, flips, per_class
-from rmt_edge.artifact import PREDICTIONS, Manifest, write_manifest, written_whole
+from rmt_edge.artifact import PREDICTIONS, Artifact, write_manifest, written_whole
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import (
@@ -93,7 +93,7 @@ def write_predictions(
     seconds: float,
     scores: np.ndarray | None = None,
     labels: np.ndarray | None = None,
-) -> Manifest:
+) -> Artifact:
     """Write the best classes of every image, (n, k) int32, as .npz, and what is known about them as its manifest.
 
     scores: (n, k) float32, the logits of the classes; labels: (n,). Either is left out of the file where it is None.

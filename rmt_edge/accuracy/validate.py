@@ -21,72 +21,73 @@ from rmt_edge.accuracy.paired import Top, worst_images
 from rmt_edge.accuracy.predictions import BATCH, KEPT, Run, accuracy, logits_of, top_of, write_predictions
 from rmt_edge.accuracy.resume import finish, resumed
 from rmt_edge.artifact import (
+    CHECKPOINT,
     ONNX,
     PREDICTIONS,
-    Manifest,
-    check_checkpoint,
+    Artifact,
+    check_made_from,
     manifest_path,
     output_folder,
-    parent_of,
-    read_manifest,
+    read_artifact,
     versions,
 )
 from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.model.checkpoint import load_checkpoint
+from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.runtime.onnx_runner import OnnxRunner
 
 logger = logging.getLogger(__name__)
 
 
 def validate(
-    onnx_path: Path,
-    checkpoint: Path,
-    data: Path,
+    onnx_file: Path | Artifact,
+    checkpoint: Path | Checkpoint,
+    data: Path | Dataset,
     output: Path | None = None,
     max_drop: float | None = None,
     confidence: float | None = None,
     labels_file: Path | None = None,
     workers: int | None = None,
-) -> tuple[Path, Manifest]:
-    """Write the predictions of an ONNX file and, in their manifest, its accuracy; returns both.
+    reference: Artifact | None = None,
+) -> Artifact:
+    """Write the predictions of an ONNX file and, in their manifest, its accuracy.
 
     data, labels_file: a data set with labels that fit the checkpoint's classes (open_dataset). max_drop, confidence:
-    see accuracy.judgement. workers: processes that decode a folder's images.
+    see limits.judgement. workers: processes that decode a folder's images. reference: the predictions of the float32
+    model on the same images, as reference_predictions returns them; they are found or made without it.
     """
     start = time.monotonic()
     max_drop, confidence = checked_max_drop(max_drop), checked_confidence(confidence)
-    onnx_manifest = read_manifest(onnx_path, ONNX)
-    folder = output_folder(output or onnx_path.parent)
-    given = check_checkpoint(onnx_manifest, checkpoint)
+    source = read_artifact(onnx_file, ONNX)
+    folder = output_folder(output or source.path.parent)
+    opened = open_checkpoint(checkpoint, source.details["weights"])
+    check_made_from(source, opened.identity)
     dataset = open_dataset(data, labels_file)
-    num_classes = onnx_manifest.details["num_classes"]
-    labels = check_labels(dataset, num_classes)
-    preprocessing = Preprocessing.from_dict(onnx_manifest.details["preprocessing"])
-    images = Images(dataset, preprocessing, num_classes, checked_workers(workers))
+    labels = check_labels(dataset, source.details["num_classes"])
+    images = images_of(source, dataset, checked_workers(workers))
 
-    reference = reference_predictions(checkpoint, images, folder, weights=onnx_manifest.details["weights"])
-    parents = [parent_of(onnx_path, onnx_manifest), given, dataset.as_parent()]
-    path = folder / f"{onnx_path.stem}.predictions.npz"
+    expected = top_in(reference or reference_predictions(opened, images, folder))
+    parents = [source.as_parent(), opened.as_parent(CHECKPOINT), dataset.as_parent()]
+    path = folder / f"{source.path.stem}.predictions.npz"
     identity = {"parents": parents, "runtime": "ONNX Runtime, CPU"}
     top, resumed_images = predict_resumably(
-        lambda: OnnxRunner(onnx_path), images, path, identity, f"validate {onnx_path.name}"
+        lambda: OnnxRunner(source.path), images, path, identity, f"validate {source.path.name}"
     )
     details = (
-        accuracy(reference.classes, top.classes, labels, dataset.class_names)
-        | {"worst_images": worst_images(reference, top, labels, dataset.name)}
-        | judgement(reference.classes, top.classes, labels, max_drop, confidence)
+        accuracy(expected.classes, top.classes, labels, dataset.class_names)
+        | {"worst_images": worst_images(expected, top, labels, dataset.name)}
+        | judgement(expected.classes, top.classes, labels, max_drop, confidence)
         | {"images": len(dataset), "runtime": identity["runtime"], "resumed_images": resumed_images}
     )
     seconds = time.monotonic() - start
-    manifest = write_predictions(path, top.classes, parents, onnx_manifest.recipe, details, seconds, top.scores, labels)
+    predictions = write_predictions(path, top.classes, parents, source.recipe, details, seconds, top.scores, labels)
     finish(path)
     logger.info(
         "validate: %s, top-1 %.2f %%, drop %.2f points, in %.1f s",
-        onnx_path.name, details["top1_percent"], details["drop_points"], manifest.seconds,
+        source.path.name, details["top1_percent"], details["drop_points"], seconds,
     )  # fmt: skip
-    return path, manifest
+    return predictions
 
 
 def checked_workers(workers: int | None) -> int | None:
@@ -113,6 +114,12 @@ class Images:
         return self.dataset.batches(preprocessing, batch, start=self.start, workers=self.workers)
 
 
+def images_of(model: Artifact, dataset: Dataset, workers: int | None = None) -> Images:
+    """The images of a data set as a quantised checkpoint, ONNX file or engine takes them."""
+    preprocessing = Preprocessing.from_dict(model.details["preprocessing"])
+    return Images(dataset, preprocessing, model.details["num_classes"], workers)
+
+
 def predict_resumably(
     load: Callable[[], Run], images: Images, path: Path, identity: dict[str, Any], title: str
 ) -> tuple[Top, int]:
@@ -132,21 +139,25 @@ def predict_resumably(
         return partial.top(), before
 
 
-def reference_predictions(checkpoint: Path, images: Images, folder: Path, weights: str | None) -> Top:
+def top_in(predictions: Artifact) -> Top:
+    """The kept classes and logits of a file of predictions."""
+    with np.load(predictions.path) as arrays:
+        return Top(arrays["classes"], arrays["scores"])
+
+
+def reference_predictions(checkpoint: Checkpoint, images: Images, folder: Path) -> Artifact:
     """The float32 PyTorch model's predictions, kept in the folder so that one run serves every precision."""
-    path = folder / f"{checkpoint.stem}.reference.predictions.npz"
-    parents = [parent_of(checkpoint), images.dataset.as_parent()]
-    settings = {"preprocessing": images.preprocessing.to_dict(), "weights": weights}
+    path = folder / f"{checkpoint.path.stem}.reference.predictions.npz"
+    parents = [checkpoint.as_parent(), images.dataset.as_parent()]
+    settings = {"preprocessing": images.preprocessing.to_dict(), "weights": checkpoint.weights}
     if path.is_file() and manifest_path(path).is_file():
-        known = read_manifest(path, PREDICTIONS)
-        if known.parents == parents and known.recipe == settings:
-            with np.load(path) as arrays:
-                if "scores" in arrays:  # rmt-edge before 0.2 kept none
-                    return Top(arrays["classes"], arrays["scores"])
+        known = read_artifact(path, PREDICTIONS)
+        if known.manifest.parents == parents and known.recipe == settings:
+            return known
     start = time.monotonic()
 
     def load() -> Run:
-        model = load_checkpoint(checkpoint, weights)
+        model = checkpoint.model
 
         def run(batch: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
@@ -155,10 +166,11 @@ def reference_predictions(checkpoint: Path, images: Images, folder: Path, weight
         return run
 
     details = {"images": len(images), "runtime": "PyTorch, float32, CPU"}
-    identity = {"parents": parents, "weights": weights, "runtime": details["runtime"]}
+    identity = {"parents": parents, "weights": checkpoint.weights, "runtime": details["runtime"]}
     top, resumed_images = predict_resumably(load, images, path, identity, "float32 reference")
     details["resumed_images"] = resumed_images
     seconds = time.monotonic() - start
-    write_predictions(path, top.classes, parents, settings, details, seconds, top.scores, images.dataset.labels)
+    labels = images.dataset.labels
+    predictions = write_predictions(path, top.classes, parents, settings, details, seconds, top.scores, labels)
     finish(path)
-    return top
+    return predictions

@@ -19,13 +19,13 @@ from rmt_edge.accuracy.predictions import BATCH, accuracy, logits_of
 from rmt_edge.artifact import (
     ONNX,
     PLUGIN_ONNX,
-    Manifest,
-    check_checkpoint,
+    Artifact,
+    check_made_from,
     check_parent,
     manifest_path,
     output_folder,
     plugin_form_path,
-    read_manifest,
+    read_artifact,
     sha256_of,
     versions,
     written_whole,
@@ -37,8 +37,9 @@ from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import top_classes
-from rmt_edge.model.checkpoint import load_checkpoint
+from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.plugin.cxx import ARCHITECTURES
+from rmt_edge.plugin.load import LIBRARIES as LIBRARY_FOLDER
 from rmt_edge.plugin.load import library_name
 
 DEFAULT_IMAGES = 512
@@ -48,10 +49,10 @@ logger = logging.getLogger(__name__)
 
 
 def pack(
-    sources: list[Path],
-    checkpoint: Path,
-    data: Path,
-    libraries: Path,
+    sources: list[Path | Artifact],
+    checkpoint: Path | Checkpoint,
+    data: Path | Dataset,
+    libraries: Path = LIBRARY_FOLDER,
     output: Path | None = None,
     images: int | None = None,
     recipes: list[str] | None = None,
@@ -66,8 +67,9 @@ def pack(
     """
     start = time.monotonic()
     models = find_models(sources, recipes)
-    shared = shared_details(models, checkpoint)
-    path = output or next(iter(models)).with_name(checkpoint.stem + SUFFIX)
+    opened = open_checkpoint(checkpoint, models[0].details["weights"])
+    shared = shared_details(models, opened)
+    path = output or models[0].path.with_name(opened.path.stem + SUFFIX)
     if path.suffix != SUFFIX:
         raise RmtEdgeError(f"The output is {path}.", f"a bundle's name ends in {SUFFIX}.")
     library_facts = read_libraries(libraries, architectures)
@@ -78,12 +80,12 @@ def pack(
     check_size(files, len(indices), preprocessing)
     output_folder(path.parent)
     with written_whole(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        validation = write_subset(Path(folder), dataset, indices, preprocessing, checkpoint, shared["weights"])
+        validation = write_subset(Path(folder), dataset, indices, preprocessing, opened)
         files |= {name: Path(folder) / name for name in (IMAGES, LABELS, LOGITS, NAMES)}
         members = [(Member(name, sha256_of(x), x.stat().st_size), x) for name, x in sorted(files.items())]
         index = Index(
             **shared,
-            models=tuple(Model(x.name, m.recipe["name"], m.recipe["precision"]) for x, m in models.items()),
+            models=tuple(Model(x.path.name, x.recipe["name"], x.recipe["precision"]) for x in models),
             libraries=library_facts,
             validation=validation,
             versions=versions(),
@@ -97,54 +99,53 @@ def pack(
     return path
 
 
-def find_models(sources: list[Path], recipes: list[str] | None) -> dict[Path, Manifest]:
-    """The ONNX files to pack, in the order of their names, each with its manifest and its plugin form beside it."""
-    found: dict[Path, Manifest] = {}
+def find_models(sources: list[Path | Artifact], recipes: list[str] | None) -> list[Artifact]:
+    """The ONNX files to pack, in the order of their names, each with its plugin form beside it."""
+    found: dict[Path, Artifact] = {}
     for source in sources:
-        paths = [source]
-        if source.is_dir():
-            paths = sorted(set(source.glob("*.onnx")) - set(source.glob("*.plugin.onnx")))
-        found |= {path: read_manifest(path, ONNX) for path in paths}
+        files: list[Path | Artifact] = [source]
+        if isinstance(source, Path) and source.is_dir():
+            files = [*sorted(set(source.glob("*.onnx")) - set(source.glob("*.plugin.onnx")))]
+        found |= {x.path: x for x in (read_artifact(file, ONNX) for file in files)}
     if not found:
         raise RmtEdgeError(
-            f"There is no ONNX file in {', '.join(map(str, sources))}.", do="Run `rmt-edge deploy` or `export` first."
+            f"There is no ONNX file in {', '.join(str(x) for x in sources)}.",
+            do="Run `rmt-edge deploy` or `export` first.",
         )
     known = sorted({x.recipe["name"] for x in found.values()})
     for name in recipes or []:
         if name not in known:
             raise RmtEdgeError(f"There is no model of the recipe {name}.", f"there are {', '.join(known)}.")
-    chosen = {path: m for path, m in found.items() if recipes is None or m.recipe["name"] in recipes}
-    for path, manifest in chosen.items():
-        check_plugin_form(path, manifest)
-    return dict(sorted(chosen.items(), key=lambda x: x[0].name))
+    chosen = [x for x in found.values() if recipes is None or x.recipe["name"] in recipes]
+    for model in chosen:
+        check_plugin_form(model)
+    return sorted(chosen, key=lambda x: x.path.name)
 
 
-def check_plugin_form(path: Path, manifest: Manifest) -> None:
+def check_plugin_form(model: Artifact) -> None:
     """Refuse an ONNX file without a plugin form, or with that of another export."""
-    plugin_form = plugin_form_path(path)
+    plugin_form = plugin_form_path(model.path)
     if not plugin_form.is_file():
         raise RmtEdgeError(
-            f"{path} has no plugin form.", f"`export` writes {plugin_form.name} beside it.", "Export it again."
+            f"{model.path} has no plugin form.", f"`export` writes {plugin_form.name} beside it.", "Export it again."
         )
-    check_parent(read_manifest(plugin_form, PLUGIN_ONNX), manifest)
+    check_parent(read_artifact(plugin_form, PLUGIN_ONNX).manifest, model.manifest)
 
 
-def shared_details(models: dict[Path, Manifest], checkpoint: Path) -> dict[str, Any]:
+def shared_details(models: list[Artifact], checkpoint: Checkpoint) -> dict[str, Any]:
     """What the manifests agree on (SHARED), if it is all of that and they are of this checkpoint."""
-    (first, manifest), *rest = models.items()
-    for path, other in rest:
+    first, *rest = models
+    for other in rest:
         for name in SHARED:
-            if other.details[name] != manifest.details[name]:
+            if other.details[name] != first.details[name]:
                 raise RmtEdgeError(
-                    f"{first.name} and {path.name} differ in {name}: {_short(manifest.details[name])} and "
+                    f"{first.path.name} and {other.path.name} differ in {name}: {_short(first.details[name])} and "
                     f"{_short(other.details[name])}.",
                     "the models of a bundle are of one checkpoint and take the same images.",
                     "Pack them apart.",
                 )
-    if not checkpoint.is_file():
-        raise RmtEdgeError(f"There is no checkpoint at {checkpoint}.")
-    check_checkpoint(manifest, checkpoint)
-    return {name: manifest.details[name] for name in SHARED}
+    check_made_from(first, checkpoint.identity)
+    return {name: first.details[name] for name in SHARED}
 
 
 def _short(value: Any) -> str:
@@ -190,9 +191,9 @@ def read_library(path: Path, architecture: str) -> dict[str, Any]:
     return facts
 
 
-def files_of(models: dict[Path, Manifest], libraries: list[Path]) -> dict[str, Path]:
+def files_of(models: list[Artifact], libraries: list[Path]) -> dict[str, Path]:
     """The files to pack by their names in the bundle: the models, their plugin forms, the libraries; with manifests."""
-    paths = [file for path in models for file in (path, plugin_form_path(path))]
+    paths = [file for model in models for file in (model.path, plugin_form_path(model.path))]
     named = [(x.name, x) for x in paths] + [(f"{LIBRARIES}/{x.name}", x) for x in libraries]
     files: dict[str, Path] = {}
     for name, path in named:
@@ -232,8 +233,7 @@ def write_subset(
     dataset: Dataset,
     indices: np.ndarray,
     preprocessing: Preprocessing,
-    checkpoint: Path,
-    weights: str | None,
+    checkpoint: Checkpoint,
 ) -> dict[str, Any]:
     """Write the subset's three arrays (subset.py) under `folder`; returns what the index says of it."""
     (folder / IMAGES).parent.mkdir()
@@ -247,22 +247,22 @@ def write_subset(
     names = [dataset.name(x) for x in indices.tolist()]
     (folder / NAMES).write_text(json.dumps(names))
     subset = Subset(np.load(folder / IMAGES, mmap_mode="r"), dataset.labels[indices], names)
-    logits = reference_logits(subset, preprocessing, checkpoint, weights)
+    logits = reference_logits(subset, preprocessing, checkpoint)
     np.save(folder / LABELS, subset.labels)
     np.save(folder / LOGITS, logits)
     classes = top_classes(logits, 5)
     found = accuracy(classes, classes, subset.labels)
     return {
         "images": len(subset),
-        "dataset": dataset.as_parent() | {"images": len(dataset)},
+        "dataset": {"name": dataset.path.name, "sha256": dataset.sha256, "images": len(dataset)},
         "class_names": None if dataset.class_names is None else list(dataset.class_names),
         **{name: found[name] for name in ("reference_top1_percent", "reference_top5_percent")},
     }
 
 
-def reference_logits(subset: Subset, preprocessing: Preprocessing, checkpoint: Path, weights: str | None) -> np.ndarray:
+def reference_logits(subset: Subset, preprocessing: Preprocessing, checkpoint: Checkpoint) -> np.ndarray:
     """The logits of the float32 PyTorch model as published. (n, classes), float32."""
-    model = load_checkpoint(checkpoint, weights)
+    model = checkpoint.model
 
     def run(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

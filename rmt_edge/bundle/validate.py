@@ -17,7 +17,7 @@ import numpy as np
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, judgement
 from rmt_edge.accuracy.paired import worst_images
 from rmt_edge.accuracy.predictions import BATCH, Run, accuracy, logits_of, top_of, write_predictions
-from rmt_edge.artifact import ENGINE, ONNX, Manifest, output_folder, parent_of, read_manifest
+from rmt_edge.artifact import CHECKPOINT, DATA, ENGINE, ONNX, SUBSET, Artifact, output_folder, parent_of, read_artifact
 from rmt_edge.bundle.bundle import SUFFIX, Index, read_folder, subset_of, unpack
 from rmt_edge.bundle.subset import IMAGES
 from rmt_edge.data.preprocess import Preprocessing
@@ -36,60 +36,58 @@ class Subject:
     runner takes. facts: how it is run, for the record.
     """
 
-    path: Path
-    manifest: Manifest
+    file: Artifact
     onnx_sha256: str
     batches: range
     facts: dict[str, Any]
 
 
 def validate_engine(
-    engine: Path,
+    engine: Path | Artifact,
     runner: Run,
     bundle: Path | None = None,
     output: Path | None = None,
     max_drop: float | None = None,
     confidence: float | None = None,
-) -> tuple[Path, Manifest]:
-    """Write the predictions of an engine and, in their manifest, its accuracy; returns both.
+) -> Artifact:
+    """Write the predictions of an engine and, in their manifest, its accuracy.
 
     runner: the engine, opened (open_engine), or whatever takes images (b, 3, h, w) float32 to logits (b, classes)
     float32. bundle: the bundle that the engine was built from, packed or unpacked; the engine's folder by default.
     max_drop, confidence: see accuracy.judgement.
     """
-    manifest = read_manifest(engine, ENGINE)
-    profile, machine = manifest.details["profile"], this_machine().to_dict()
-    backend = manifest.details.get("backend") or {"name": profile["backend"], "version": "unknown"}
+    opened = read_artifact(engine, ENGINE)
+    profile, machine = opened.details["profile"], this_machine().to_dict()
+    backend = opened.details["backend"]
     runtime = ", ".join([f"{backend['name']} {backend['version']}", *(gpu["name"] for gpu in machine["gpus"])])
     subject = Subject(
-        engine,
-        manifest,
-        manifest.parents[0]["sha256"],
+        opened,
+        opened.manifest.source["sha256"],
         range(profile["min_batch"], profile["max_batch"] + 1),
         {"runtime": runtime, "machine": machine},
     )
-    path = (output or engine.parent) / f"{engine.stem}.predictions.npz"
-    return _validate(subject, runner, unpacked(bundle or engine.parent), path, max_drop, confidence)
+    path = (output or opened.path.parent) / f"{opened.path.stem}.predictions.npz"
+    return _validate(subject, runner, unpacked(bundle or opened.path.parent), path, max_drop, confidence)
 
 
 def validate_onnx(
-    onnx_path: Path,
+    onnx_file: Path | Artifact,
     runner: Run,
     bundle: Path,
     output: Path | None = None,
     max_drop: float | None = None,
     confidence: float | None = None,
-) -> tuple[Path, Manifest]:
+) -> Artifact:
     """As validate_engine, of an ONNX file that is in the bundle; writes `<onnx>.subset.predictions.npz`."""
-    manifest = read_manifest(onnx_path, ONNX)
-    subject = Subject(onnx_path, manifest, manifest.sha256, range(1, BATCH + 1), {"runtime": "ONNX Runtime, CPU"})
-    path = (output or onnx_path.parent) / f"{onnx_path.stem}.subset.predictions.npz"
+    opened = read_artifact(onnx_file, ONNX)
+    subject = Subject(opened, opened.sha256, range(1, BATCH + 1), {"runtime": "ONNX Runtime, CPU"})
+    path = (output or opened.path.parent) / f"{opened.path.stem}.subset.predictions.npz"
     return _validate(subject, runner, unpacked(bundle), path, max_drop, confidence)
 
 
 def _validate(
     subject: Subject, runner: Run, folder: Path, path: Path, max_drop: float | None, confidence: float | None
-) -> tuple[Path, Manifest]:
+) -> Artifact:
     start = time.monotonic()
     max_drop, confidence = checked_max_drop(max_drop), checked_confidence(confidence)
     index = read_folder(folder)
@@ -98,11 +96,11 @@ def _validate(
     subset, reference_logits = subset_of(folder, index)
     preprocessing = Preprocessing.from_dict(index.preprocessing)
     run, batch = padded(runner, subject.batches.start), min(BATCH, subject.batches.stop - 1)
-    found = logits_of(run, subset, preprocessing, f"validate {subject.path.name}", batch)
+    found = logits_of(run, subset, preprocessing, f"validate {subject.file.path.name}", batch)
     logits = np.concatenate(list(found))
     if logits.shape != reference_logits.shape:
         raise RmtEdgeError(
-            f"{subject.path.name} gives logits of shape {logits.shape}, the bundle's {reference_logits.shape}."
+            f"{subject.file.path.name} gives logits of shape {logits.shape}, the bundle's {reference_logits.shape}."
         )
     reference, top = top_of(reference_logits), top_of(logits)
     names = index.validation["class_names"]
@@ -116,19 +114,19 @@ def _validate(
         | {"images": len(subset), "dataset_images": dataset["images"]}
     )
     parents = [
-        parent_of(subject.path, subject.manifest),
-        index.checkpoint,
-        {"name": dataset["name"], "sha256": dataset["sha256"]},
-        {"name": IMAGES, "sha256": str(index.sha256_of(IMAGES))},
+        subject.file.as_parent(),
+        parent_of(index.checkpoint["name"], index.checkpoint["sha256"], CHECKPOINT),
+        parent_of(dataset["name"], dataset["sha256"], DATA),
+        parent_of(IMAGES, str(index.sha256_of(IMAGES)), SUBSET),
     ]
     seconds = time.monotonic() - start
-    recipe = subject.manifest.recipe
-    manifest = write_predictions(path, top.classes, parents, recipe, details, seconds, top.scores, subset.labels)
+    recipe = subject.file.recipe
+    predictions = write_predictions(path, top.classes, parents, recipe, details, seconds, top.scores, subset.labels)
     logger.info(
         "validate: %s, %d images, top-1 %.2f %%, drop %.2f points, in %.1f s",
-        subject.path.name, len(subset), details["top1_percent"], details["drop_points"], seconds,
+        subject.file.path.name, len(subset), details["top1_percent"], details["drop_points"], seconds,
     )  # fmt: skip
-    return path, manifest
+    return predictions
 
 
 def unpacked(bundle: Path) -> Path:
@@ -140,7 +138,8 @@ def check_in_bundle(subject: Subject, index: Index, folder: Path) -> None:
     """Refuse what was not built from an ONNX file of the bundle: its labels and logits say nothing of another model."""
     if subject.onnx_sha256 not in {x.sha256 for x in index.members if x.name.endswith(".onnx")}:
         raise RmtEdgeError(
-            f"{subject.path.name} is not of the bundle in {folder}: it holds no ONNX file {subject.onnx_sha256[:16]}….",
+            f"{subject.file.path.name} is not of the bundle in {folder}: it holds no ONNX file "
+            f"{subject.onnx_sha256[:16]}….",
             f"its models are {', '.join(x.onnx for x in index.models)}.",
             "Name the bundle that it was built from with --bundle.",
         )

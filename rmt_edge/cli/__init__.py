@@ -10,16 +10,19 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from rmt_edge import __version__
 from rmt_edge.cli import accuracy, bench, build, bundle, devices, estimate, gate, pipeline
-from rmt_edge.errors import RmtEdgeError
+from rmt_edge.errors import CheckFailedError, RmtEdgeError
 
 # Modules with commands, in the order of the help.
 COMMANDS = (pipeline, build, bundle, devices, bench, estimate, accuracy, gate)
+# Exit statuses. argparse ends with 2 for a command line that it cannot read, too.
+CHECK_FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 logger = logging.getLogger("rmt_edge")
 
 
@@ -27,7 +30,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rmt-edge",
         description="Takes a trained RMT to the device it will run on: quantise, export, build, validate, report.",
-        epilog="Start with: rmt-edge deploy CHECKPOINT --calibration IMAGES --data IMAGES. README.md has the rest.",
+        epilog="Start with: rmt-edge deploy CHECKPOINT --calibration IMAGES --data IMAGES. README.md has the rest. "
+        "Exit status: 0, 1 where a limit of accuracy, latency or size is not kept, 2 for a mistake in the call or its "
+        "files, 130 after Ctrl-C.",
     )
     parser.add_argument("--version", action="version", version=f"rmt-edge {__version__}")
     parser.add_argument("--verbose", action="store_true", help="also log what the TensorRT builder warns of")
@@ -39,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit status: 0, 1 for an error, 130 for Ctrl-C."""
+    """Run one command; the exit status: 0, 1 for a check that failed, 2 for a mistake of the user, 130 for Ctrl-C."""
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logger.setLevel(logging.DEBUG if args.verbose else logging.INFO)
@@ -49,15 +54,18 @@ def main(arguments: list[str] | None = None) -> int:
             args.run(args)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+            return USER_ERROR
         except (Exception, KeyboardInterrupt) as error:
             if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
                 print("\nrmt-edge: interrupted. What was finished is whole; the rest was not written.", file=sys.stderr)
-                return 130
-            if isinstance(error, RmtEdgeError) and not args.traceback:
+                return INTERRUPTED
+            if not isinstance(error, RmtEdgeError):
+                raise
+            if args.traceback:
+                traceback.print_exc()
+            else:
                 print(f"rmt-edge: {error}", file=sys.stderr)
-                return 1
-            raise
+            return CHECK_FAILED if isinstance(error, CheckFailedError) else USER_ERROR
     return 0
 
 

@@ -14,12 +14,14 @@ RECIPE = "int8"
 
 def sensitivity(args: argparse.Namespace) -> None:
     """Put one group of layers at a time in INT8 and measure what is lost."""
+    from rmt_edge.model.checkpoint import open_checkpoint
     from rmt_edge.search.sensitivity import DEFAULT_BY, table
     from rmt_edge.search.sensitivity import sensitivity as run
 
+    checkpoint = open_checkpoint(args.checkpoint, args.weights)
     path = run(
-        args.checkpoint, load_recipe(args.recipe), args.output, args.calibration, args.data, args.images,
-        args.by or DEFAULT_BY, preprocessing_of(args), args.weights,
+        checkpoint, load_recipe(args.recipe), args.output, args.calibration, args.data, args.images,
+        args.by or DEFAULT_BY, preprocessing_of(args, checkpoint),
     )  # fmt: skip
     print(table(json.loads(path.read_text())), file=sys.stderr)
     print(path)
@@ -27,15 +29,17 @@ def sensitivity(args: argparse.Namespace) -> None:
 
 def search(args: argparse.Namespace) -> None:
     """Find the layers to put in INT8 for the lowest latency within a budget of accuracy."""
+    from rmt_edge.model.checkpoint import open_checkpoint
     from rmt_edge.search.search import Budget, ImageSets
     from rmt_edge.search.search import search as run
 
     given = {"metric": args.metric, "confidence": args.confidence}
     budget = Budget(args.budget, **{key: value for key, value in given.items() if value is not None})
     images = ImageSets(args.calibration, args.selection, args.test, args.images)
+    checkpoint = open_checkpoint(args.checkpoint, args.weights)
     paths = run(
-        args.checkpoint, load_recipe(args.recipe), args.output, images, budget, load_profile(args.device),
-        args.batch, args.measured, preprocessing_of(args), args.weights,
+        checkpoint, load_recipe(args.recipe), args.output, images, budget, load_profile(args.device),
+        args.batch, args.measured, preprocessing_of(args, checkpoint),
     )  # fmt: skip
     for path in paths:
         print(path)

@@ -5,7 +5,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from rmt_edge.artifact import ENGINE, ONNX, output_folder, read_manifest
+from rmt_edge.artifact import ENGINE, ONNX, output_folder, read_artifact
 from rmt_edge.cli.options import add_command
 from rmt_edge.errors import RmtEdgeError
 
@@ -37,24 +37,21 @@ def bench(args: argparse.Namespace) -> None:
 def _open(path: Path, args: argparse.Namespace, stack: contextlib.ExitStack):
     """A file with its runner, open."""
     from rmt_edge.latency.bench import Subject, batches_of
+    from rmt_edge.runtime.runner import Runner
+
+    runner: Runner
 
     if path.suffix == ".engine":
-        manifest = read_manifest(path, ENGINE)
-        runner = stack.enter_context(_engine_runner(path, args.libraries))
+        from rmt_edge.runtime.open import open_engine
+
+        file = read_artifact(path, ENGINE)
+        runner = stack.enter_context(open_engine(file, args.libraries))
     else:
         from rmt_edge.runtime.onnx_runner import OnnxRunner
 
-        manifest = read_manifest(path, ONNX)
-        runner = stack.enter_context(OnnxRunner(path, manifest.recipe["precision"]))
-    return Subject(path, manifest, runner, batches_of(manifest, args.batch))
-
-
-def _engine_runner(path: Path, libraries: Path | None):
-    from rmt_edge.device.preflight import check_engine
-    from rmt_edge.runtime.open import open_engine
-
-    check_engine(path, library=libraries)
-    return open_engine(path, libraries)
+        file = read_artifact(path, ONNX)
+        runner = stack.enter_context(OnnxRunner(path, file.recipe["precision"]))
+    return Subject(file, runner, batches_of(file, args.batch))
 
 
 def _peers(subjects: list, args: argparse.Namespace) -> list:
@@ -63,7 +60,7 @@ def _peers(subjects: list, args: argparse.Namespace) -> list:
         return []
     from rmt_edge.runtime.torch_runner import peers_of
 
-    checkpoints = {x.manifest.details["checkpoint"]["sha256"] for x in subjects}
+    checkpoints = {x.file.details["checkpoint"]["sha256"] for x in subjects}
     shapes = {x.runner.image_shape for x in subjects}
     if len(checkpoints) > 1 or len(shapes) > 1:
         raise RmtEdgeError(

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rmt_edge.bundle.bundle import LIBRARIES, SUFFIX, chosen_models, read_folder, unpack
-from rmt_edge.cli.options import add_command, add_output, add_retention
+from rmt_edge.cli.options import add_command, add_kernels, add_output
 from rmt_edge.device.profile import load_profile
 from rmt_edge.errors import RmtEdgeError
 
@@ -23,11 +23,11 @@ def build(args: argparse.Namespace) -> None:
         output = None if is_packed else args.output
         libraries = args.libraries or folder / LIBRARIES
         for model in chosen_models(read_folder(folder), args.recipes):
-            print(run(folder / model.onnx, profile, output, args.retention, libraries))
+            print(run(folder / model.onnx, profile, output, args.kernels, libraries).path)
         return
     if args.recipes:
         raise RmtEdgeError("--recipes chooses among a bundle's models.", f"{args.source} is one model.")
-    print(run(args.source, profile, args.output, args.retention, args.libraries))
+    print(run(args.source, profile, args.output, args.kernels, args.libraries).path)
 
 
 def _build_torch_tensorrt(args: argparse.Namespace) -> None:
@@ -36,7 +36,7 @@ def _build_torch_tensorrt(args: argparse.Namespace) -> None:
 
     if args.recipes:
         raise RmtEdgeError("--recipes chooses among a bundle's models.", f"{args.source} is one model.")
-    print(build_torch_tensorrt(args.source, load_profile(args.device), args.output, args.libraries))
+    print(build_torch_tensorrt(args.source, load_profile(args.device), args.output, args.libraries).path)
 
 
 def plugin(args: argparse.Namespace) -> None:
@@ -52,7 +52,7 @@ def add_commands(commands) -> None:
     sub = add_command(commands, build)
     sub.add_argument("source", type=Path, help="a file that `export` or `pack` wrote, or an unpacked bundle")
     sub.add_argument("--recipes", nargs="+", help="of a bundle's models only those of these recipes (all)")
-    add_retention(sub)
+    add_kernels(sub)
     add_output(sub, None)
     sub.add_argument(
         "--via",

@@ -51,7 +51,7 @@ def add_commands(commands) -> None:
     sub.add_argument(
         "--arch", choices=("x86_64", "aarch64"), action="append", help="processors of the libraries (both)"
     )
-    sub.add_argument("--without-libraries", action="store_true", help="for --retention native alone")
+    sub.add_argument("--without-libraries", action="store_true", help="for --kernels native alone")
     sub.add_argument("--output", type=Path, metavar="FILE", help="the bundle (<checkpoint>.rmtedge beside the models)")
     sub = add_command(commands, unpack)
     sub.add_argument("bundle", type=Path, help="a file that `pack` wrote")

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rmt_edge.artifact import ENGINE, read_artifact
 from rmt_edge.cli.options import add_command
 from rmt_edge.device.machine import Machine, this_machine
 from rmt_edge.device.profile import DeviceProfile, load_profile, profile_names
-from rmt_edge.errors import RmtEdgeError
+from rmt_edge.errors import CheckFailedError, RmtEdgeError
 
 COLUMNS = ("name", "device", "SM", "GiB", "backend", "TensorRT", "GB/s", "FP16 TFLOPS", "INT8 TOPS", "batches")
 logger = logging.getLogger("rmt_edge")
@@ -45,7 +46,7 @@ def doctor(args: argparse.Namespace) -> None:
         print("\n".join(_report(diagnosis)))
     if args.command is not None and all(diagnosis.commands.values()):
         lacks = [lack for found in diagnosis.commands.values() for lack in found]
-        raise RmtEdgeError(
+        raise CheckFailedError(
             f"{args.command} is not ready here:\n  " + "\n  ".join(lack.what for lack in lacks),
             do="To mend it:\n  " + "\n  ".join(dict.fromkeys(lack.do for lack in lacks)),
         )
@@ -55,9 +56,10 @@ def preflight(args: argparse.Namespace) -> None:
     """Check that an engine can be opened here: its file, GPU, TensorRT version, plugin library and ONNX file."""
     from rmt_edge.device.preflight import check_engine
 
-    manifest = check_engine(args.engine, library=args.library)
-    backend = manifest.details["backend"]
-    logger.info("preflight: %s, by %s %s, can be opened here", manifest.name, backend["name"], backend["version"])
+    engine = read_artifact(args.engine, ENGINE)
+    check_engine(engine, library=args.library)
+    backend = engine.details["backend"]
+    logger.info("preflight: %s, by %s %s, can be opened here", args.engine.name, backend["name"], backend["version"])
     print(args.engine)
 
 

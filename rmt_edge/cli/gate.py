@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rmt_edge.cli.options import OUTPUT, add_command
-from rmt_edge.errors import RmtEdgeError
+from rmt_edge.errors import CheckFailedError
 
 
 def baseline(args: argparse.Namespace) -> None:
@@ -21,7 +21,7 @@ def gate(args: argparse.Namespace) -> None:
     given = {name: getattr(args, name) for name in Limits.__dataclass_fields__}
     rows = compare(args.baseline, args.results, Limits(**{k: v for k, v in given.items() if v is not None}))
     if any(row.is_worse for row in rows):
-        raise RmtEdgeError(f"{args.results} is worse than the baseline {args.baseline}:\n\n{table(rows)}")
+        raise CheckFailedError(f"{args.results} is worse than the baseline {args.baseline}:\n\n{table(rows)}")
     print(table(rows))
 
 

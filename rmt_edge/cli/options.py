@@ -4,11 +4,16 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.settings import read_toml
 
+if TYPE_CHECKING:
+    from rmt_edge.model.checkpoint import Checkpoint
+
+# Defaults of pipeline.deploy, which the command line must name before it imports what deploy needs (a test compares).
 OUTPUT = Path("deployed")
 RECIPES = ("fp32", "fp16", "int8")
 DEVICE = "rtx-portable"
@@ -52,25 +57,23 @@ def add_output(sub: argparse.ArgumentParser, default: Path | None) -> None:
     sub.add_argument("--output", type=Path, default=default, metavar="FOLDER", help=f"where to write ({where})")
 
 
-def add_retention(sub: argparse.ArgumentParser) -> None:
+def add_kernels(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default=DEVICE, help=f"a profile of engines/, a path to one, or auto ({DEVICE})")
     sub.add_argument(
-        "--retention",
+        "--kernels",
         metavar="plugin|native|auto",
         help="rmt-edge's fused kernels, TensorRT's own layers, or the faster of both (plugin)",
     )
     sub.add_argument("--libraries", type=Path, metavar="FOLDER", help="the plugin libraries (build/plugin)")
 
 
-def preprocessing_of(args: argparse.Namespace) -> Preprocessing | None:
+def preprocessing_of(args: argparse.Namespace, checkpoint: "Checkpoint") -> Preprocessing | None:
     """What --preprocessing or --input-size say; None where they say nothing and the checkpoint's own holds."""
     if args.preprocessing is not None and args.input_size is not None:
         raise RmtEdgeError("Both --preprocessing and --input-size are given.", do="Put height and width in the file.")
     if args.preprocessing is not None:
         return Preprocessing.from_dict(read_toml(args.preprocessing))
     if args.input_size is not None:
-        from rmt_edge.model.checkpoint import load_checkpoint
-
         height, width = args.input_size
-        return replace(load_checkpoint(args.checkpoint, args.weights).preprocessing, height=height, width=width)
+        return replace(checkpoint.model.preprocessing, height=height, width=width)
     return None

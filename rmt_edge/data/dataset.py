@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rmt_edge.artifact import DATA, parent_of
 from rmt_edge.data.decoding import IMAGE_SUFFIXES, decoded_by_workers, default_workers, fit, no_image, read_image
 from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.errors import RmtEdgeError
@@ -49,9 +50,9 @@ class Dataset:
     def __len__(self) -> int:
         return self.count
 
-    def as_parent(self) -> dict[str, str]:
+    def as_parent(self, role: str = DATA) -> dict[str, str]:
         """The data set as the parent of a file, for its manifest."""
-        return {"name": self.path.name, "sha256": self.sha256}
+        return parent_of(self.path.name, self.sha256, role)
 
     def pixels(self, indices: list[int], preprocessing: Preprocessing) -> np.ndarray:
         """Resized, cropped RGB pixels. (len(indices), height, width, 3), uint8."""
@@ -90,12 +91,15 @@ class Dataset:
                 yield normalise(images, preprocessing), labels
 
 
-def open_dataset(path: str | Path, labels_file: str | Path | None = None) -> Dataset:
+def open_dataset(source: str | Path | Dataset, labels_file: str | Path | None = None) -> Dataset:
     """The data set at a path; its kind follows from what lies there. No image of a folder is read.
 
-    labels_file: the labels of a flat folder, a line `name label` for each image.
+    source: its path, or the data set itself, which is returned as it is. labels_file: the labels of a flat folder, a
+    line `name label` for each image.
     """
-    path = Path(path)
+    if isinstance(source, Dataset):
+        return source
+    path = Path(source)
     if path.is_dir():
         return _open_folder(path, None if labels_file is None else Path(labels_file))
     if labels_file is not None:

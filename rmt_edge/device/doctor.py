@@ -218,7 +218,7 @@ def _library(machine: Machine, tools: Tools) -> Iterator[Lack]:
     if not (tools.folder / LIBRARIES / name).is_file():
         do = "rmt-edge plugin build on a workstation, then copy it here, or unpack a bundle"
         do = do if machine.is_jetson else "rmt-edge plugin build (minutes)"
-        yield Lack(f"{LIBRARIES / name} is not there.", f"{do}; or build with --retention native.")
+        yield Lack(f"{LIBRARIES / name} is not there.", f"{do}; or build with --kernels native.")
     if "tensorrt_rtx" in machine.tensorrt and not any(tools.which(x) for x in ("gcc", "g++", "cc")):
         yield Lack("No C compiler: TensorRT-RTX takes plugins only with a stub library made here.", "apt install gcc")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rmt_edge.artifact import ENGINE, Manifest, read_manifest, sha256_of
+from rmt_edge.artifact import ENGINE, SOURCE, Artifact, read_artifact, sha256_of
 from rmt_edge.device.backend import BACKENDS
 from rmt_edge.device.machine import Gpu, Machine, this_machine
 from rmt_edge.device.profile import DeviceProfile, version_numbers
@@ -32,17 +32,19 @@ logger = logging.getLogger(__name__)
 Difference = tuple[str, str]  # what differs, and what mends it
 
 
-def check_engine(engine: Path, machine: Machine | None = None, library: Path | None = None) -> Manifest:
-    """The manifest of an engine that this machine can open, or an error with all that is in the way.
+def check_engine(engine: Path | Artifact, machine: Machine | None = None, library: Path | None = None) -> Path | None:
+    """The plugin library of an engine that this machine can open (None if it needs none), or an error.
 
-    library: the plugin library, or its folder; without it, what lies beside the engine, in its bundle or in
-    build/plugin.
+    The error names all that is in the way. library: the plugin library, or its folder; without it, what lies beside
+    the engine, in its bundle or in build/plugin.
     """
-    manifest = read_manifest(engine, ENGINE)  # a file that is not its manifest's is refused before anything else
+    opened = read_artifact(engine, ENGINE)  # a file that is not its manifest's is refused before anything else
     machine = machine or this_machine()
-    _refuse(f"{engine.name} does not run here", list(_engine_differences(engine, manifest, machine, library)))
-    _warn_of_another_device(engine, manifest, machine)
-    return manifest
+    found, lacks = _plugin_library(opened, library)
+    differences = [*_engine_differences(opened, machine), *lacks]
+    _refuse(f"{opened.path.name} does not run here", differences)
+    _warn_of_another_device(opened, machine)
+    return found
 
 
 def check_build(profile: DeviceProfile, machine: Machine, output: Path | None = None) -> None:
@@ -84,23 +86,17 @@ def _build_differences(profile: DeviceProfile, machine: Machine, output: Path | 
         )
 
 
-def _engine_differences(
-    engine: Path, manifest: Manifest, machine: Machine, library: Path | None
-) -> Iterator[Difference]:
-    details = manifest.details
+def _engine_differences(engine: Artifact, machine: Machine) -> Iterator[Difference]:
+    details, manifest = engine.details, engine.manifest
     profile = details.get("profile", {})
-    backend, capabilities = details.get("backend"), details.get("compute_capabilities")
-    rebuild = f"Build it here: {_build_command(engine, manifest, profile.get('name', 'auto'))}"
-    if backend is None or capabilities is None:
-        yield "Its manifest names no TensorRT version or GPU: an earlier rmt-edge wrote it.", rebuild
-    else:
-        yield from _version_differences(backend, bool(profile.get("version_compatible")), machine, rebuild)
-        level = profile.get("hardware_compatibility", "none")
-        yield from _gpu_differences(capabilities, machine, "It was built", level, engine, manifest)
-    yield from _library_differences(engine, details.get("plugin_library"), library, rebuild)
-    parent = manifest.parents[0] if manifest.parents else None
-    if parent and (beside := engine.with_name(parent["name"])).is_file() and sha256_of(beside) != parent["sha256"]:
-        yield f"It was built from another {beside.name} ({parent['sha256'][:16]}…) than lies beside it.", rebuild
+    rebuild = f"Build it here: {_build_command(engine, profile.get('name', 'auto'))}"
+    is_version_compatible = bool(profile.get("version_compatible"))
+    yield from _version_differences(details["backend"], is_version_compatible, machine, rebuild)
+    level = profile.get("hardware_compatibility", "none")
+    yield from _gpu_differences(details["compute_capabilities"], machine, "It was built", level, engine)
+    source = manifest.source
+    if (beside := engine.path.with_name(source["name"])).is_file() and sha256_of(beside) != source["sha256"]:
+        yield f"It was built from another {beside.name} ({source['sha256'][:16]}…) than lies beside it.", rebuild
     gpu, size_mib = machine.gpus[0] if machine.gpus else None, manifest.size_bytes >> 20
     if gpu and gpu.free_memory_mib is not None and gpu.free_memory_mib < size_mib:
         yield f"It is {size_mib} MiB, {gpu.free_memory_mib} MiB of {gpu.name} are free.", "Close other programs."
@@ -130,8 +126,7 @@ def _gpu_differences(
     machine: Machine,
     what: str,
     level: str = "none",
-    engine: Path | None = None,
-    manifest: Manifest | None = None,
+    engine: Artifact | None = None,
 ) -> Iterator[Difference]:
     """Whether CUDA's first GPU, the one that is used, has one of the compute capabilities.
 
@@ -152,21 +147,21 @@ def _gpu_differences(
     other = next((index for index, gpu in enumerate(machine.gpus) if fits(gpu)), None)
     if other is not None:
         do = f"Take GPU {other}, {machine.gpus[other].name}: CUDA_VISIBLE_DEVICES={other}."
-    elif engine is not None and manifest is not None:
-        do = f"Build it here: {_build_command(engine, manifest, 'auto')}"
+    elif engine is not None:
+        do = f"Build it here: {_build_command(engine, 'auto')}"
     else:
         do = "Choose this machine's profile with --device auto, or build on the device."
     yield f"{what} for SM {', '.join(capabilities)}; here is {first.name}, SM {first.compute_capability}.", do
 
 
-def _library_differences(
-    engine: Path, wanted: dict[str, str] | None, library: Path | None, rebuild: str
-) -> Iterator[Difference]:
-    """wanted: name and sha256 of the plugin library that the engine was built with; None: it has no plugins."""
+def _plugin_library(engine: Artifact, library: Path | None) -> tuple[Path | None, list[Difference]]:
+    """The very plugin library that an engine was built with, and what is in the way where it is not found."""
+    wanted = engine.details.get("plugin_library")  # its name and sha256; None: the engine has no plugins
     if wanted is None:
-        return
+        return None, []
+    rebuild = f"Build it here: {_build_command(engine, engine.details.get('profile', {}).get('name', 'auto'))}"
     places = (
-        [engine.parent, engine.parent / BUNDLED_LIBRARIES, LIBRARIES]
+        [engine.path.parent, engine.path.parent / BUNDLED_LIBRARIES, LIBRARIES]
         if library is None
         else [library if library.is_dir() else library.parent]
     )
@@ -174,30 +169,33 @@ def _library_differences(
     found = [path for folder in places for name in names if (path := folder / name).is_file()]
     if not found:
         where = " and ".join(str(folder) for folder in places)
-        yield (
-            f"Its plugin library {wanted['name']} is not in {where}.",
-            f"Copy it there from where the engine was built, or: rmt-edge plugin build, then {rebuild}",
-        )
-    elif not any(sha256_of(path) == wanted["sha256"] for path in found):
-        yield f"It was built with another {wanted['name']} ({wanted['sha256'][:16]}…) than {found[0]}.", rebuild
+        do = f"Copy it there from where the engine was built, or: rmt-edge plugin build, then {rebuild}"
+        return None, [(f"Its plugin library {wanted['name']} is not in {where}.", do)]
+    right = next((path for path in found if sha256_of(path) == wanted["sha256"]), None)
+    if right is None:
+        what = f"It was built with another {wanted['name']} ({wanted['sha256'][:16]}…) than {found[0]}."
+        return None, [(what, rebuild)]
+    return right, []
 
 
-def _warn_of_another_device(engine: Path, manifest: Manifest, machine: Machine) -> None:
+def _warn_of_another_device(engine: Artifact, machine: Machine) -> None:
     """Between GPUs of one compute capability an engine opens, but its tactics were timed on the other."""
-    built_on = manifest.details.get("machine") or {}
+    built_on = engine.details.get("machine") or {}
     gpus: list[dict[str, Any]] = built_on.get("gpus") or []
-    if manifest.details["backend"]["name"] != "tensorrt" or not gpus or not machine.gpus:
+    if engine.details["backend"]["name"] != "tensorrt" or not gpus or not machine.gpus:
         return
     there, here = built_on.get("board") or gpus[0]["name"], machine.board or machine.gpus[0].name
     if there != here:
-        logger.warning("%s was built on %s: on this %s it may be slower than one built here.", engine.name, there, here)
+        logger.warning(
+            "%s was built on %s: on this %s it may be slower than one built here.", engine.path.name, there, here
+        )
 
 
-def _build_command(engine: Path, manifest: Manifest, device: str) -> str:
-    parent = manifest.parents[0]["name"] if manifest.parents else "FILE.onnx"
-    onnx = engine.with_name(re.sub(r"\.plugin\.onnx$", ".onnx", parent))
-    retention = " --retention native" if manifest.details.get("retention") == "native" else ""
-    return f"rmt-edge build {onnx} --device {device}{retention}"
+def _build_command(engine: Artifact, device: str) -> str:
+    source = engine.manifest.find_parent(SOURCE) or {"name": "FILE.onnx"}
+    onnx = engine.path.with_name(re.sub(r"\.plugin\.onnx$", ".onnx", source["name"]))
+    kernels = " --kernels native" if engine.details.get("kernels") == "native" else ""
+    return f"rmt-edge build {onnx} --device {device}{kernels}"
 
 
 def _install(backend: str, machine: Machine, versions: str) -> str:

@@ -15,13 +15,14 @@ from rmt_edge.artifact import (
     ENGINE,
     ONNX,
     PLUGIN_ONNX,
+    Artifact,
     check_parent,
+    identity_of,
     json_text,
     manifest_path,
     output_folder,
-    parent_of,
     plugin_form_path,
-    read_manifest,
+    read_artifact,
     write_manifest,
     written_whole,
 )
@@ -45,8 +46,8 @@ from rmt_edge.latency.measure import median_latency_ms
 from rmt_edge.plugin.load import LIBRARIES, library_path, load_plugins, take_last_error
 from rmt_edge.runtime.engine_runner import kernels_path
 
-RETENTIONS = ("plugin", "native", "auto")
-DEFAULT_RETENTION = "plugin"
+KERNELS = ("plugin", "native", "auto")
+DEFAULT_KERNELS = "plugin"
 MAX_ERRORS = 10  # the last lines of the builder's errors in a message
 logger = logging.getLogger(__name__)
 
@@ -61,45 +62,41 @@ class Built:
 
 
 def build(
-    onnx_path: Path,
+    onnx_file: Path | Artifact,
     profile: DeviceProfile,
     output: Path | None = None,
-    retention: str | None = None,
+    kernels: str | None = None,
     libraries: Path | None = None,
-) -> Path:
-    """Write the engine of an ONNX file for a device beside it, or into `output`; returns its path.
+) -> Artifact:
+    """Write the engine of an ONNX file for a device beside it, or into `output`.
 
-    Beside the engine: its manifest and `<engine>.layers.json`, the count and list of its layers by kind. retention:
+    Beside the engine: its manifest and `<engine>.layers.json`, the count and list of its layers by kind. kernels:
     `plugin` (the default) builds the ONNX file's plugin form, `native` the file itself, whose function bodies TensorRT
     turns into layers of its own; `auto` the faster of both (build_faster). libraries: the plugin libraries' folder.
     """
     start = time.monotonic()
-    retention = choose_retention(retention)
-    if retention == "auto":
-        return build_faster(onnx_path, profile, output, libraries)
-    manifest = read_manifest(onnx_path, ONNX)
-    folder = output_folder(output or onnx_path.parent)
-    path = folder / f"{onnx_path.stem}.{profile.name}.{retention}.engine"
+    kernels = choose_kernels(kernels)
+    source = read_artifact(onnx_file, ONNX)
+    if kernels == "auto":
+        return build_faster(source, profile, output, libraries)
+    folder = output_folder(output or source.path.parent)
+    path = folder / f"{source.path.stem}.{profile.name}.{kernels}.engine"
     machine = this_machine()
     check_build(profile, machine, folder)
     gpu = gpu_of(profile, machine)
     remove_leftovers(path)
     with temporary_folder(path) as scratch:
-        if retention == "plugin":
-            source = plugin_form_path(onnx_path)
-            plugin_manifest = read_manifest(source, PLUGIN_ONNX)
-            check_parent(plugin_manifest, manifest)
-            manifest = plugin_manifest
-            built, library = plugin_engine(source, profile, manifest.details["plugin_nodes"], libraries, gpu, scratch)
+        if kernels == "plugin":
+            source = plugin_form_of(source)
+            built, library = plugin_engine(source, profile, libraries, gpu, scratch)
         else:
-            source, library = onnx_path, None
-            built = engine_from_onnx(source, profile, gpu, scratch)
+            built, library = engine_from_onnx(source.path, profile, gpu, scratch), None
     seconds = time.monotonic() - start
-    details = manifest.details | {
+    details = source.details | {
         "backend": {"name": profile.backend, "version": load_backend(profile.backend).__version__},
         "profile": profile.to_dict(),
         "compute_capabilities": _compute_capabilities(profile, gpu),
-        "retention": retention,
+        "kernels": kernels,
         "plugin_library": library,
         "machine": machine.to_dict(),
         **built.counts,
@@ -109,17 +106,24 @@ def build(
     with written_whole(layers_path(path)) as temporary_layers, written_whole(path) as temporary:
         temporary.write_bytes(built.plan)
         temporary_layers.write_text(json_text(layers | {"layers": built.layers}))
-        write_manifest(
+        engine = write_manifest(
             temporary,
             path,
             kind=ENGINE,
-            parents=[parent_of(source, manifest)],
-            recipe=manifest.recipe,
+            parents=[source.as_parent()],
+            recipe=source.recipe,
             details=details,
             seconds=seconds,
         )
     logger.info("build: %s, %s layers, in %.1f s", path.name, built.counts["layers"] or "unlisted", seconds)
-    return path
+    return engine
+
+
+def plugin_form_of(onnx_file: Artifact) -> Artifact:
+    """The plugin form beside an ONNX file, if it is of this export."""
+    form = onnx_file.sibling(PLUGIN_ONNX) or read_artifact(plugin_form_path(onnx_file.path), PLUGIN_ONNX)
+    check_parent(form.manifest, onnx_file.manifest)
+    return form
 
 
 def gpu_of(profile: DeviceProfile, machine: Machine) -> Gpu | None:
@@ -153,33 +157,31 @@ def _compute_capabilities(profile: DeviceProfile, gpu: Gpu | None) -> list[str]:
     return list(profile.compute_capabilities)
 
 
-def choose_retention(retention: str | None) -> str:
+def choose_kernels(kernels: str | None) -> str:
     """`plugin` (the default), `native` or, where a GPU can time both, `auto`; without one `auto` means plugin."""
-    retention = retention or DEFAULT_RETENTION
-    if retention not in RETENTIONS:
-        raise RmtEdgeError(f"--retention is {retention!r}.", f"allowed: {', '.join(RETENTIONS)}.")
-    if retention == "auto" and not has_gpu():
-        logger.info("--retention auto: there is no GPU here to time both on; taking plugin, unmeasured.")
+    kernels = kernels or DEFAULT_KERNELS
+    if kernels not in KERNELS:
+        raise RmtEdgeError(f"--kernels is {kernels!r}.", f"allowed: {', '.join(KERNELS)}.")
+    if kernels == "auto" and not has_gpu():
+        logger.info("--kernels auto: there is no GPU here to time both on; taking plugin, unmeasured.")
         return "plugin"
-    return retention
+    return kernels
 
 
-def build_faster(onnx_path: Path, profile: DeviceProfile, output: Path | None, libraries: Path | None) -> Path:
-    """Build both retentions, time both at the profile's opt_batch, keep the faster one's files; returns its path."""
+def build_faster(onnx_file: Artifact, profile: DeviceProfile, output: Path | None, libraries: Path | None) -> Artifact:
+    """Build with plugin and with native kernels, time both at the profile's opt_batch, keep the faster one's files."""
     trt = load_backend(profile.backend)
-    times_ms = {}
-    for retention in ("native", "plugin"):
-        path = build(onnx_path, profile, output, retention, libraries)
-        times_ms[path] = median_latency_ms(path, trt, profile.opt_batch)
+    engines = [build(onnx_file, profile, output, kernels, libraries) for kernels in ("native", "plugin")]
+    times_ms = {x.path: median_latency_ms(x, trt, profile.opt_batch) for x in engines}
     faster = min(times_ms, key=lambda path: times_ms[path])
     for path, latency_ms in times_ms.items():
         kept = "kept" if path == faster else "removed"
-        logger.info("--retention auto: %s, %.3f ms at batch %d, %s", path.name, latency_ms, profile.opt_batch, kept)
+        logger.info("--kernels auto: %s, %.3f ms at batch %d, %s", path.name, latency_ms, profile.opt_batch, kept)
         if path != faster:
-            kernels = kernels_path(path)  # what TensorRT-RTX compiled while it was timed
-            for file in (path, manifest_path(path), layers_path(path), kernels, manifest_path(kernels)):
+            compiled = kernels_path(path)  # what TensorRT-RTX compiled while it was timed
+            for file in (path, manifest_path(path), layers_path(path), compiled, manifest_path(compiled)):
                 file.unlink(missing_ok=True)
-    return faster
+    return next(x for x in engines if x.path == faster)
 
 
 def layers_path(engine: Path) -> Path:
@@ -187,36 +189,33 @@ def layers_path(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.layers.json")
 
 
-def check_plugin_library(retention: str | None, libraries: Path | None) -> Path | None:
-    """The plugin library that a build would take, or an error that says how to get one; None for native retention."""
-    return None if choose_retention(retention) == "native" else library_path(libraries or LIBRARIES)
+def check_plugin_library(kernels: str | None, libraries: Path | None) -> Path | None:
+    """The plugin library that a build would take, or an error that says how to get one; None for native kernels."""
+    return None if choose_kernels(kernels) == "native" else library_path(libraries or LIBRARIES)
 
 
 def plugin_engine(
-    source: Path, profile: DeviceProfile, nodes: int, libraries: Path | None, gpu: Gpu | None, scratch: Path
+    source: Artifact, profile: DeviceProfile, libraries: Path | None, gpu: Gpu | None, scratch: Path
 ) -> tuple[Built, dict[str, str]]:
-    """The engine of a plugin form, and the plugin library as a parent: name and sha256.
-
-    nodes: the plugin layers that it must hold. gpu, scratch: see engine_from_onnx.
-    """
+    """The engine of a plugin form, and the plugin library by name and sha256. gpu, scratch: see engine_from_onnx."""
     path = library_path(libraries or LIBRARIES)
     trt = load_backend(profile.backend)
     load_plugins(trt, path)
     take_last_error(path)  # an error of an earlier build is not this one's
     try:
-        built = engine_from_onnx(source, profile, gpu, scratch)
+        built = engine_from_onnx(source.path, profile, gpu, scratch)
     except RmtEdgeError as error:
         if reason := take_last_error(path):
             raise RmtEdgeError(f"{error}\nThe plugin library says: {reason}") from error
         raise
-    found = built.counts["plugin_layers"]
+    found, nodes = built.counts["plugin_layers"], source.details["plugin_nodes"]
     if found != nodes:
         raise RmtEdgeError(
-            f"{source.name} has {nodes} nodes for plugins, but its engine has {found} plugin layers.",
+            f"{source.path.name} has {nodes} nodes for plugins, but its engine has {found} plugin layers.",
             "TensorRT took something else for the rest.",
-            "Build with --retention native, and report this.",
+            "Build with --kernels native, and report this.",
         )
-    return built, parent_of(path)
+    return built, identity_of(path)
 
 
 def engine_from_onnx(onnx_path: Path, profile: DeviceProfile, gpu: Gpu | None, scratch: Path) -> Built:

@@ -22,7 +22,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmt_edge.artifact import QUANTIZED, output_folder, parent_of, read_manifest, write_manifest, written_whole
+from rmt_edge.artifact import (
+    QUANTIZED,
+    Artifact,
+    identity_of,
+    output_folder,
+    read_artifact,
+    write_manifest,
+    written_whole,
+)
 from rmt_edge.device.backend import load_backend
 from rmt_edge.device.machine import this_machine
 from rmt_edge.device.profile import DeviceProfile
@@ -49,12 +57,12 @@ logger = logging.getLogger(__name__)
 
 
 def build_torch_tensorrt(
-    quantized: Path, profile: DeviceProfile, output: Path | None = None, libraries: Path | None = None
-) -> Path:
+    quantized: Path | Artifact, profile: DeviceProfile, output: Path | None = None, libraries: Path | None = None
+) -> Artifact:
     """Write `<checkpoint>.<profile>.torch-tensorrt.pt2` beside the quantised checkpoint, or into `output`."""
     start = time.monotonic()
-    manifest = read_manifest(quantized, QUANTIZED)
-    model, ranges = folded_from_file(quantized, manifest)
+    source = read_artifact(quantized, QUANTIZED)
+    model, ranges = folded_from_file(source)
     check_linear_alone(ranges, model)
     torch_tensorrt = load_torch_tensorrt()
     if profile.backend != "tensorrt":
@@ -69,9 +77,9 @@ def build_torch_tensorrt(
     library = library_path(libraries or LIBRARIES)
     load_plugins(trt, library)
     register_converters(torch_tensorrt, trt)
-    dtype = torch.float32 if manifest.recipe["precision"] == "fp32" else torch.float16
+    dtype = torch.float32 if source.recipe["precision"] == "fp32" else torch.float16
     size = (3, model.height, model.width)
-    path = output_folder(output or quantized.parent) / f"{quantized.stem}.{profile.name}.torch-tensorrt.pt2"
+    path = output_folder(output or source.path.parent) / f"{source.path.stem}.{profile.name}.torch-tensorrt.pt2"
     remove_leftovers(path)
     module = PluginRMT(model, ranges, dtype).eval().cuda()
     cache = timing_cache_path(trt, profile, gpu)
@@ -79,25 +87,25 @@ def build_torch_tensorrt(
         made = scratch / path.name  # torch.export wants the suffix .pt2
         compile_module(torch_tensorrt, module, size, profile, cache, made)
         made.replace(temporary)
-        details = manifest.details | {
+        details = source.details | {
             "backend": {"name": "torch_tensorrt", "version": torch_tensorrt.__version__},
             "tensorrt": trt.__version__,
             "profile": profile.to_dict(),
             "compute_capabilities": [gpu.compute_capability] if gpu else [],
-            "plugin_library": parent_of(library),
+            "plugin_library": identity_of(library),
             "machine": machine.to_dict(),
         }
-        write_manifest(
+        module_file = write_manifest(
             temporary,
             path,
             kind=TORCH_TENSORRT,
-            parents=[parent_of(quantized, manifest)],
-            recipe=manifest.recipe,
+            parents=[source.as_parent()],
+            recipe=source.recipe,
             details=details,
             seconds=time.monotonic() - start,
         )
     logger.info("build: %s in %.1f s", path.name, time.monotonic() - start)
-    return path
+    return module_file
 
 
 def check_linear_alone(ranges: Ranges, model: nn.Module) -> None:

@@ -16,13 +16,16 @@ import numpy as np
 
 from rmt_edge import __version__
 from rmt_edge.artifact import (
+    DATA,
     ENGINE,
     ONNX,
     PLUGIN_ONNX,
     PREDICTIONS,
+    SUBSET,
+    Artifact,
+    ArtifactFolder,
     Manifest,
     check_parent,
-    manifest_path,
     plugin_form_path,
     read_manifest,
     write_json,
@@ -34,7 +37,6 @@ KIND = "baseline"
 NAME = "baseline.json"
 # Whose latency a record of a file states; what else it lists (PyTorch beside it) is not the file's.
 _RUNNERS = {ONNX: ("onnxruntime",), ENGINE: ("tensorrt", "tensorrt_rtx")}
-_PARENTS_ON_SUBSET = 4  # the file, the checkpoint, the data set, the images of its subset (bundle/validate.py)
 logger = logging.getLogger(__name__)
 
 
@@ -71,19 +73,20 @@ def results_of(path: Path) -> dict[str, dict[str, Any]]:
     """The subjects of a folder of results, or the one of a predictions file, as a baseline holds them, by name.
 
     A recipe's name stands for its ONNX file, with "subset" for its run on a bundle's validation subset; the recipe,
-    device profile and retention for an engine.
+    device profile and kernels for an engine.
     """
     if path.is_file():
         found = [path]
     elif path.is_dir():
-        found = [x for x in sorted(path.glob("*.predictions.npz")) if _is_of_a_file(x)]
+        found = [x for x in sorted(path.glob("*.predictions.npz")) if _has_accuracy(read_manifest(x))]
     else:
         raise RmtEdgeError(f"There is no folder or predictions file {path}.")
+    folder = ArtifactFolder(found[0].parent if found else path)
     if not found:
         raise RmtEdgeError(f"{path} holds no predictions.", do="Run `rmt-edge validate` or `deploy` first.")
     subjects: dict[str, dict[str, Any]] = {}
     for predictions in found:
-        name, subject = _subject(predictions)
+        name, subject = _subject(folder, predictions.name)
         if name in subjects:
             raise RmtEdgeError(
                 f"{path} holds predictions of two models named {name}.", do="Use one folder for each checkpoint."
@@ -92,91 +95,89 @@ def results_of(path: Path) -> dict[str, dict[str, Any]]:
     return dict(sorted(subjects.items()))
 
 
-def _is_of_a_file(path: Path) -> bool:
+def _has_accuracy(manifest: Manifest) -> bool:
     """Whether predictions have an accuracy; those of the float32 reference are what others are compared with."""
-    return "top1_percent" in read_manifest(path, PREDICTIONS).details
+    return "top1_percent" in manifest.details
 
 
-def _subject(path: Path) -> tuple[str, dict[str, Any]]:
+def _subject(folder: ArtifactFolder, name_of_file: str) -> tuple[str, dict[str, Any]]:
     """The name of what predicted and what is known about it."""
-    predictions = read_manifest(path, PREDICTIONS)
-    if "top1_percent" not in predictions.details:
-        raise RmtEdgeError(f"{path} holds the float32 reference's predictions.", "a subject is an ONNX file or engine.")
-    model_path = path.parent / predictions.parents[0]["name"]
-    kind = ENGINE if model_path.suffix == ".engine" else ONNX
-    model = read_manifest(model_path, kind)
-    check_parent(predictions, model)
-    files = {_label(model): model_path}
+    predictions = folder.read(name_of_file, PREDICTIONS)
+    manifest = predictions.manifest
+    if not _has_accuracy(manifest):
+        what = f"{predictions.path} holds the float32 reference's predictions."
+        raise RmtEdgeError(what, "a subject is an ONNX file or engine.")
+    kind = ENGINE if manifest.source["name"].endswith(".engine") else ONNX
+    model = folder.read(manifest.source["name"], kind)
+    check_parent(manifest, model.manifest)
+    files = {_label(model): model}
     name = predictions.recipe["name"]
+    images = manifest.find_parent(SUBSET)
     if kind == ENGINE:
         name = f"{name} {_label(model)}"
     else:
-        name += ", subset" if len(predictions.parents) == _PARENTS_ON_SUBSET else ""
-        files |= {_label(engine): path for path, engine in _engines_of(model_path, model)}
+        name += ", subset" if images else ""
+        files |= {_label(engine): engine for engine in _engines_of(folder, model)}
     details = predictions.details
     return name, {
         "recipe": predictions.recipe,
         "checkpoint": model.details["checkpoint"],
-        "model": {"name": model.name, "sha256": model.sha256, "kind": kind},
-        "data": predictions.parents[-1],
+        "model": {"name": model.path.name, "sha256": model.sha256, "kind": kind},
+        "data": {key: (images or manifest.parent(DATA))[key] for key in ("name", "sha256")},
         "images": details["images"],
         "runtime": details["runtime"],
         **{key: details[key] for key in ("top1_percent", "reference_top1_percent", "drop_points", "agreement_percent")},
-        "hits": packed(_hits(path)),
-        "size_bytes": {label: file.stat().st_size for label, file in files.items()},
+        "hits": packed(_hits(predictions.path)),
+        "size_bytes": {label: file.manifest.size_bytes for label, file in files.items()},
         "latency": [x for label, file in files.items() for x in _latencies(label, file)],
     }
 
 
-def _label(manifest: Manifest) -> str:
-    """What a file is among those of its recipe, whatever its name."""
-    if manifest.kind == ONNX:
+def _label(file: Artifact) -> str:
+    """The name under which a file is compared with its like: it says what the file is, and not what it is called."""
+    if file.manifest.kind == ONNX:
         return ONNX
-    return f"{ENGINE} {manifest.details['profile']['name']} {manifest.details['retention']}"
+    return f"{ENGINE} {file.details['profile']['name']} {file.details['kernels']}"
 
 
-def _engines_of(onnx_path: Path, onnx: Manifest) -> list[tuple[Path, Manifest]]:
+def _engines_of(folder: ArtifactFolder, onnx: Artifact) -> list[Artifact]:
     """The engines beside an ONNX file that were made from it or from its plugin form."""
     found = []
-    for path in sorted(onnx_path.parent.glob("*.engine")):
-        engine = read_manifest(path, ENGINE)
-        if engine.parents[0]["sha256"] == onnx.sha256:
-            found.append((path, engine))
-        elif engine.parents[0]["name"] == plugin_form_path(onnx_path).name:
-            plugin_form = read_manifest(plugin_form_path(onnx_path), PLUGIN_ONNX)
-            check_parent(plugin_form, onnx)
-            check_parent(engine, plugin_form)
-            found.append((path, engine))
+    for path in sorted(folder.path.glob("*.engine")):
+        engine = folder.read(path.name, ENGINE)
+        source = engine.manifest.source
+        if source["name"] == plugin_form_path(onnx.path).name:
+            plugin_form = folder.read(source["name"], PLUGIN_ONNX)
+            check_parent(plugin_form.manifest, onnx.manifest)
+            check_parent(engine.manifest, plugin_form.manifest)
+            found.append(engine)
+        elif source["sha256"] == onnx.sha256:
+            found.append(engine)
     return found
 
 
 def _hits(path: Path) -> np.ndarray:
     """Which images are right. (n,) bool."""
     with np.load(path) as arrays:
-        if "labels" not in arrays:
-            raise RmtEdgeError(
-                f"{path} holds no labels.", "an earlier rmt-edge wrote it.", "Run `rmt-edge validate` again."
-            )
         return hits(arrays["classes"][:, :1], arrays["labels"])
 
 
-def _latencies(label: str, path: Path) -> list[dict[str, Any]]:
+def _latencies(label: str, file: Artifact) -> list[dict[str, Any]]:
     """The medians in the latency record of a file, each with its machine; none without a record of this very file."""
-    record_path = path.with_name(f"{path.stem}.latency.json")
+    record_path = file.path.with_name(f"{file.path.stem}.latency.json")
     if not record_path.is_file():
         return []
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
-        manifest = json.loads(manifest_path(path).read_text(encoding="utf-8"))
-        if record["subject"]["sha256"] != manifest["sha256"]:
-            logger.warning("%s is of another %s than lies there: left out.", record_path.name, path.name)
+        if record["subject"]["sha256"] != file.sha256:
+            logger.warning("%s is of another %s than lies there: left out.", record_path.name, file.path.name)
             return []
         machine = machine_facts(record["machine"])
         return [
             {"file": label, "machine": machine}
             | {key: run[key] for key in ("runner", "batch", "transfers", "cuda_graph", "p50_ms")}
             for run in record["runs"]
-            if run["runner"] in _RUNNERS[manifest["kind"]]
+            if run["runner"] in _RUNNERS[file.manifest.kind]
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise RmtEdgeError(

@@ -10,7 +10,7 @@ import json
 import logging
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -23,11 +23,10 @@ from rmt_edge.artifact import (
     ONNX,
     PLUGIN_ONNX,
     QUANTIZED,
-    Manifest,
+    Artifact,
     output_folder,
-    parent_of,
     plugin_form_path,
-    read_manifest,
+    read_artifact,
     write_manifest,
     written_whole,
 )
@@ -63,53 +62,49 @@ class Expected:
         return relative_error(self.logits, logits_of(self.model, self.images))
 
 
-def export(quantized: Path, output: Path | None = None) -> Path:
-    """Write the ONNX file of a quantised checkpoint, and its plugin form, beside it or into `output`.
+def export(quantized: Path | Artifact, output: Path | None = None) -> Artifact:
+    """Write the ONNX file of a quantised checkpoint and its plugin form beside it, or into `output`.
 
-    Returns the ONNX file's path. The plugin form, which `build` reads for plugins, lies at plugin_form_path of it.
+    The plugin form, which `build` reads where its kernels are plugins, is a sibling of what is returned.
     """
     start = time.monotonic()
-    manifest = read_manifest(quantized, QUANTIZED)
-    folder = output_folder(output or quantized.parent)
-    model, ranges = folded_from_file(quantized, manifest)
-    precision = manifest.recipe["precision"]
+    source = read_artifact(quantized, QUANTIZED)
+    folder = output_folder(output or source.path.parent)
+    model, ranges = folded_from_file(source)
+    precision = source.recipe["precision"]
     assert precision in PRECISIONS, precision
     metadata = {
         "variant": model.variant_name,
         "precision": precision,
-        "preprocessing": json.dumps(manifest.details["preprocessing"]),
+        "preprocessing": json.dumps(source.details["preprocessing"]),
     }
     dtype = np.dtype(np.float32 if precision == "fp32" else np.float16)
-    path = folder / f"{quantized.stem}.onnx"
+    path = folder / f"{source.path.stem}.onnx"
     form_path = plugin_form_path(path)
     with written_whole(path) as temporary, written_whole(form_path) as temporary_form:
         onnx.save(onnx_from_folded(model, dtype, ranges, metadata), temporary)
         onnx.save(plugin_form(onnx_from_folded(model, dtype, ranges, metadata, flat_linears=True)), temporary_form)
-        counts, form_counts = (
-            check_graph(temporary, model.variant_name),
-            check_plugin_form(onnx.load(temporary_form), onnx.load(temporary)),
-        )
+        counts = check_graph(temporary, model.variant_name)
+        form_counts = check_plugin_form(onnx.load(temporary_form), onnx.load(temporary))
         expected = expected_logits(model, ranges, dtype, MAX_RELATIVE_ERROR[precision])
-        details = manifest.details | {
-            "relative_error": check_against_torch(temporary, expected),
-            "plugin_form_relative_error": check_plugin_form_against_torch(temporary_form, expected),
-        }
-        write = partial(write_manifest, recipe=manifest.recipe, seconds=time.monotonic() - start)
-        parents = [parent_of(quantized, manifest)]
-        written = write(temporary, path, kind=ONNX, parents=parents, details=details | counts)
-        parents = [parent_of(path, written)]
-        write(temporary_form, form_path, kind=PLUGIN_ONNX, parents=parents, details=details | counts | form_counts)
+        details = source.details | counts
+        details["relative_error"] = check_against_torch(temporary, expected)
+        details["plugin_form_relative_error"] = check_plugin_form_against_torch(temporary_form, expected)
+        write = partial(write_manifest, recipe=source.recipe, seconds=time.monotonic() - start)
+        made = write(temporary, path, kind=ONNX, parents=[source.as_parent()], details=details)
+        form_details = details | form_counts
+        form = write(temporary_form, form_path, kind=PLUGIN_ONNX, parents=[made.as_parent()], details=form_details)
     logger.info("export: %s, %d nodes, in %.1f s", path.name, counts["nodes"], time.monotonic() - start)
-    return path
+    return replace(made, siblings=(form,))
 
 
-def folded_from_file(quantized: Path, manifest: Manifest) -> tuple[FoldedRMT, Ranges]:
+def folded_from_file(quantized: Artifact) -> tuple[FoldedRMT, Ranges]:
     """The folded form and the INT8 ranges in a quantised checkpoint."""
-    state = load_file(quantized)
+    state = load_file(quantized.path)
     ranges = {name: state.pop(name) for name in list(state) if name.endswith("_amax")}
-    preprocessing = manifest.details["preprocessing"]
+    preprocessing = quantized.details["preprocessing"]
     model = FoldedRMT(
-        manifest.details["variant"], manifest.details["num_classes"], preprocessing["height"], preprocessing["width"]
+        quantized.details["variant"], quantized.details["num_classes"], preprocessing["height"], preprocessing["width"]
     )
     model.load_state_dict(state, strict=True)
     return model.eval(), ranges

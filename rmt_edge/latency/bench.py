@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rmt_edge.artifact import Manifest, versions, written_whole
+from rmt_edge.artifact import Artifact, versions, written_whole
 from rmt_edge.device.machine import this_machine
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.measure import MeasureSettings, Point, measure, planned_seconds, points_of, settings_record
@@ -31,10 +31,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Subject:
-    """A file that is measured, its manifest, what runs it, and the batch sizes."""
+    """A file that is measured, what runs it, and the batch sizes."""
 
-    path: Path
-    manifest: Manifest
+    file: Artifact
     runner: Runner
     batches: tuple[int, ...]
 
@@ -64,9 +63,9 @@ def check_files(paths: list[Path], batches: list[int] | None) -> None:
             raise RmtEdgeError(f"--batch holds {batch} twice.", do="Give each size once.")
 
 
-def batches_of(manifest: Manifest, asked: list[int] | None) -> tuple[int, ...]:
+def batches_of(file: Artifact, asked: list[int] | None) -> tuple[int, ...]:
     """The batch sizes: those asked for, else those of the device profile that an engine was built with."""
-    return tuple(asked or manifest.details.get("profile", {}).get("batches") or ONNX_BATCHES)
+    return tuple(asked or file.details.get("profile", {}).get("batches") or ONNX_BATCHES)
 
 
 def bench(
@@ -83,7 +82,7 @@ def bench(
     """
     for subject in subjects:
         for batch in subject.batches:
-            check_batch(batch, subject.runner.batches, subject.path.name)
+            check_batch(batch, subject.runner.batches, subject.file.path.name)
     machine = this_machine().to_dict() | {"cpu": cpu_model(), "cpus": os.cpu_count()}
     peer_batches = tuple(sorted({x for subject in subjects for x in subject.batches}))
     points = [(x, points_of(x.runner, x.batches, transfers, cuda_graph)) for x in subjects]
@@ -93,7 +92,7 @@ def bench(
     paths = []
     for subject, some in points:
         runs = [measured[id(point)] for point in (*some, *peer_points)]
-        path = record_path((output or subject.path.parent) / subject.path.name)
+        path = record_path((output or subject.file.path.parent) / subject.file.path.name)
         write_record(path, latency_record(subject, runs, settings, machine))
         paths.append(path)
     return paths
@@ -123,13 +122,13 @@ def latency_record(
     subject: Subject, runs: list[dict[str, Any]], settings: MeasureSettings, machine: dict[str, Any]
 ) -> dict[str, Any]:
     """What a file's record holds."""
-    manifest = subject.manifest
+    file = subject.file
     return {
         "kind": KIND,
-        "subject": {"name": subject.path.name, "sha256": manifest.sha256, "kind": manifest.kind},
-        "recipe": manifest.recipe,
-        "precision": manifest.recipe["precision"],
-        "retention": manifest.details.get("retention"),
+        "subject": {"name": file.path.name, "sha256": file.sha256, "kind": file.manifest.kind},
+        "recipe": file.recipe,
+        "precision": file.recipe["precision"],
+        "kernels": file.details.get("kernels"),
         "machine": machine,
         "settings": settings_record(settings),
         "runs": runs,

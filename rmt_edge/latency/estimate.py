@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from rmt_edge.artifact import ENGINE, ONNX, parent_of, read_manifest, versions, write_json
+from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifact, read_manifest, versions, write_json
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.roofline import Network, estimate
@@ -16,17 +16,17 @@ INT8_WEIGHT = ".weight_int8"  # what graph/network.py calls the initialiser of a
 
 
 def estimate_onnx(
-    onnx_path: Path, profile: DeviceProfile, batches: tuple[int, ...], output: Path | None = None
+    onnx_file: Path | Artifact, profile: DeviceProfile, batches: tuple[int, ...], output: Path | None = None
 ) -> Path:
     """Write `<onnx stem>.<profile>.estimate.json` beside the ONNX file or into `output`; returns its path."""
-    manifest = read_manifest(onnx_path, ONNX)
-    if manifest.recipe["precision"] == "fp32":
+    source = read_artifact(onnx_file, ONNX)
+    if source.recipe["precision"] == "fp32":
         raise RmtEdgeError(
-            f"{onnx_path.name} is float32.", "the estimate knows FP16 and INT8; FP32 has no tensor cores."
+            f"{source.path.name} is float32.", "the estimate knows FP16 and INT8; FP32 has no tensor cores."
         )
-    size = manifest.details["preprocessing"]
-    network = Network(manifest.details["variant"], manifest.details["num_classes"], size["height"], size["width"])
-    int8_layers = int8_layers_of(onnx_path)
+    size = source.details["preprocessing"]
+    network = Network(source.details["variant"], source.details["num_classes"], size["height"], size["width"])
+    int8_layers = int8_layers_of(source.path)
     estimates = []
     for batch in batches:
         if batch < 1:
@@ -34,17 +34,17 @@ def estimate_onnx(
         found = estimate(network, profile, batch, int8_layers)
         total = sum(part.latency_ms for part in found)
         estimates.append({"batch": batch, "latency_ms": total, "parts": [asdict(part) for part in found]})
-    folder = output or onnx_path.parent
-    path = folder / f"{onnx_path.stem}.{profile.name}.estimate.json"
+    folder = output or source.path.parent
+    path = folder / f"{source.path.stem}.{profile.name}.estimate.json"
     record = {
         "kind": "estimate",
-        "subject": parent_of(onnx_path, manifest),
-        "recipe": manifest.recipe,
-        "precision": manifest.recipe["precision"],
+        "subject": {"name": source.path.name, "sha256": source.sha256},
+        "recipe": source.recipe,
+        "precision": source.recipe["precision"],
         "int8_layers": len(int8_layers),
         "device": profile.to_dict(),
         "estimates": estimates,
-        "measured": [x for x in measured_beside(folder, manifest.sha256, profile) if x["batch"] in batches],
+        "measured": [x for x in measured_beside(folder, source.sha256, profile) if x["batch"] in batches],
         "versions": versions(),
     }
     for run in record["measured"]:
@@ -81,8 +81,8 @@ def measured_beside(folder: Path, onnx_sha256: str, profile: DeviceProfile) -> l
 
 def _is_of(engine: Path, onnx_sha256: str, folder: Path) -> bool:
     """Whether an engine was built from that ONNX file or from its plugin form."""
-    parent = read_manifest(engine, ENGINE).parents[0]
-    if parent["sha256"] == onnx_sha256:
+    source = read_artifact(engine, ENGINE).manifest.source
+    if source["sha256"] == onnx_sha256:
         return True
-    form = folder / f"{parent['name']}.json"
-    return form.is_file() and json.loads(form.read_text())["parents"][0]["sha256"] == onnx_sha256
+    form = folder / source["name"]
+    return manifest_path(form).is_file() and read_manifest(form).source["sha256"] == onnx_sha256

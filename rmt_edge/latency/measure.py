@@ -11,10 +11,10 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rmt_edge.artifact import Artifact
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.percentiles import percentile_ms, summary
 from rmt_edge.latency.telemetry import Telemetry, doubts
@@ -48,7 +48,7 @@ class MeasureSettings:
                 raise RmtEdgeError(f"{name} is {value:g}.", f"it is a number of seconds of at least {low:g}.")
 
 
-CHOICE = MeasureSettings(duration_s=2.0)  # of `build --retention auto`, for each of two engines
+KERNELS_AUTO = MeasureSettings(duration_s=2.0)  # of `build --kernels auto`, for each of two engines
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,10 @@ def settings_record(settings: MeasureSettings) -> dict[str, Any]:
     return asdict(settings) | {"turn_warm_ups": TURN_WARM_UPS, "images": "noise, the same in every run"}
 
 
-def median_latency_ms(engine: Path, trt: ModuleType, batch: int) -> float:
+def median_latency_ms(engine: Artifact, trt: ModuleType, batch: int) -> float:
     """Median GPU time of one inference, transfers left out, as a CUDA graph.
 
-    trt: the backend that built the engine, its plugins loaded. The engine's manifest vouches for the file.
+    trt: the backend that built the engine, its plugins loaded.
     """
     with EngineRunner(engine, trt) as runner, Telemetry(None) as telemetry:
-        return measure([Point(runner, batch, cuda_graph=True)], CHOICE, telemetry, lambda _: None)[0]["p50_ms"]
+        return measure([Point(runner, batch, cuda_graph=True)], KERNELS_AUTO, telemetry, lambda _: None)[0]["p50_ms"]

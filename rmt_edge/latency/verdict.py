@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmt_edge.artifact import PREDICTIONS, Manifest, manifest_path, read_manifest, versions, write_json
+from rmt_edge.artifact import PREDICTIONS, SOURCE, Manifest, manifest_path, read_artifact, versions, write_json
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.percentiles import ratio_interval
 
@@ -118,7 +118,7 @@ def _candidates(folder: Path, record: dict[str, Any], manifests: dict[str, Manif
     subject = record["subject"]
     path = folder / subject["name"]
     if path.is_file():
-        read_manifest(path, subject["kind"])
+        read_artifact(path, subject["kind"])
     if subject["sha256"] not in manifests:
         raise RmtEdgeError(
             f"{record['path'].name} was measured on another {subject['name']} ({subject['sha256'][:16]}…) than "
@@ -136,13 +136,13 @@ def _accuracy(folder: Path, sha256: str, manifests: dict[str, Manifest]) -> dict
     """The details of the predictions of a file or, one step after the other, of what it was made from."""
     while sha256 in manifests:
         for manifest in manifests.values():
-            is_of_it = manifest.kind == PREDICTIONS and manifest.parents and manifest.parents[0]["sha256"] == sha256
+            is_of_it = manifest.kind == PREDICTIONS and manifest.source["sha256"] == sha256
             if is_of_it and "within_max_drop" in manifest.details:
                 if (folder / manifest.name).is_file():
-                    read_manifest(folder / manifest.name, PREDICTIONS)
+                    read_artifact(folder / manifest.name, PREDICTIONS)
                 return manifest.details
-        parents = manifests[sha256].parents
-        sha256 = parents[0]["sha256"] if parents else ""
+        source = manifests[sha256].find_parent(SOURCE)
+        sha256 = source["sha256"] if source else ""
     return None
 
 

@@ -10,7 +10,8 @@ import json
 import pathlib
 import pickle
 import re
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from rmt_edge.artifact import SOURCE, identity_of
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.rmt import RMT, create_model
@@ -36,6 +38,38 @@ _HARMLESS = [
 # What PyTorch's restricted unpickler says of a pickle that calls or builds what is not allowed.
 _ASKS_FOR_CODE = re.compile(r"GLOBAL|unrecognized function|Can only (build|create)|[Uu]nsupported class")
 _NAMED = 5  # names listed in an error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file that is read and hashed at most once, each when it is first asked for.
+
+    weights: see load_checkpoint.
+    """
+
+    path: Path
+    weights: str | None = None
+
+    @cached_property
+    def model(self) -> RMT:
+        """The trained RMT, in evaluation mode and float32. Steps leave it as it is."""
+        return load_checkpoint(self.path, self.weights)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Its name and the sha256 of the file."""
+        if not self.path.is_file():
+            raise RmtEdgeError(f"There is no checkpoint at {self.path}.")
+        return identity_of(self.path)
+
+    def as_parent(self, role: str = SOURCE) -> dict[str, str]:
+        """The checkpoint as the parent of a file."""
+        return {"role": role} | self.identity
+
+
+def open_checkpoint(source: Path | str | Checkpoint, weights: str | None = None) -> Checkpoint:
+    """The checkpoint at a path, not yet read; what is one already stays it."""
+    return source if isinstance(source, Checkpoint) else Checkpoint(Path(source), weights)
 
 
 def load_checkpoint(path: str | Path, weights: str | None = None) -> RMT:

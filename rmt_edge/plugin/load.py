@@ -45,7 +45,7 @@ def library_path(folder: Path) -> Path:
         raise RmtEdgeError(
             f"No plugin library for {platform.machine()} in {folder}.",
             f"libraries there: {found}.",
-            "Build it with `rmt-edge plugin build` (minutes), or build with --retention native.",
+            "Build it with `rmt-edge plugin build` (minutes), or build with --kernels native.",
         )
     return path
 
@@ -94,7 +94,7 @@ def load_plugins(trt: ModuleType, path: Path) -> dict:
         raise RmtEdgeError(
             f"{trt.__name__} {trt.__version__} did not register {missing} from {path}.",
             "the library serves TensorRT 10.3 and later, and TensorRT-RTX 1.",
-            "Use --retention native, or rebuild the library.",
+            "Use --kernels native, or rebuild the library.",
         )
     return info
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rmt_edge.artifact import QUANTIZED, output_folder, parent_of, write_manifest, written_whole
+from rmt_edge.artifact import CALIBRATION, QUANTIZED, Artifact, output_folder, write_manifest, written_whole
 from rmt_edge.data.dataset import Dataset, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.model.checkpoint import load_checkpoint
+from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.model.folded import folded_from_model
 from rmt_edge.quantization.calibrate import calibrate, smoothed
 from rmt_edge.quantization.recipe import QuantizationRecipe
@@ -27,61 +27,62 @@ logger = logging.getLogger(__name__)
 
 
 def quantize(
-    checkpoint: Path,
+    checkpoint: Path | Checkpoint,
     recipe: QuantizationRecipe,
     output: Path,
-    calibration: Path | None = None,
+    calibration: Path | Dataset | None = None,
     preprocessing: Preprocessing | None = None,
     weights: str | None = None,
-) -> Path:
-    """Write `<checkpoint>.<recipe>.safetensors` and its manifest into the folder `output`; returns its path.
+) -> Artifact:
+    """Write `<checkpoint>.<recipe>.safetensors` and its manifest into the folder `output`.
 
     calibration: a data set of at least recipe.images images; INT8 needs one. preprocessing: replaces the checkpoint's.
     weights: see load_checkpoint.
     """
     start = time.monotonic()
     output_folder(output)
-    model = load_checkpoint(checkpoint, weights)
+    opened = open_checkpoint(checkpoint, weights)
+    model = opened.model
     preprocessing = preprocessing or model.preprocessing
     folded = folded_from_model(model, preprocessing.height, preprocessing.width)
-    parents = [parent_of(checkpoint)]
+    parents = [opened.as_parent()]
     details = {
-        "checkpoint": parents[0],
+        "checkpoint": opened.identity,
         "variant": model.variant_name,
         "num_classes": model.num_classes,
         "parameters": sum(p.numel() for p in model.parameters()),
         "preprocessing": preprocessing.to_dict(),
-        "weights": weights,
+        "weights": opened.weights,
     }
     ranges = {}
     if recipe.precision == "int8":
         details["quantized_layers"] = len(recipe.int8_layers(model.variant_name))
         dataset = calibration_set(recipe, calibration)
-        parents.append(dataset.as_parent())
+        parents.append(dataset.as_parent(CALIBRATION))
         if recipe.method == "smoothquant":
             folded = smoothed(folded, recipe, dataset, preprocessing)
         ranges = calibrate(folded, recipe, dataset, preprocessing)
     state = folded.state_dict() | ranges
     if recipe.precision != "fp32":
         check_fp16(state)
-    path = output / f"{checkpoint.stem}.{recipe.name}.safetensors"
+    path = output / f"{opened.path.stem}.{recipe.name}.safetensors"
     # In the file too, so that its hash, of which the next steps are sure, covers them.
     metadata = {"recipe": json.dumps(recipe.to_dict()), "details": json.dumps(details)}
     with written_whole(path) as temporary:
         save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
         seconds = time.monotonic() - start
-        write_manifest(
+        artifact = write_manifest(
             temporary, path, kind=QUANTIZED, parents=parents, recipe=recipe.to_dict(), details=details, seconds=seconds
         )
     logger.info("quantize: %s in %.1f s", path.name, seconds)
-    return path
+    return artifact
 
 
-def calibration_set(recipe: QuantizationRecipe, path: Path | None) -> Dataset:
+def calibration_set(recipe: QuantizationRecipe, source: Path | Dataset | None) -> Dataset:
     """The data set to calibrate on, if it holds as many images as the recipe asks for."""
-    if path is None:
+    if source is None:
         raise RmtEdgeError(f"The recipe {recipe.name} needs calibration images.", do="Pass them with --calibration.")
-    dataset = open_dataset(path)
+    dataset = open_dataset(source)
     if len(dataset) < recipe.images:
         raise RmtEdgeError(
             f"{dataset.path} holds {len(dataset)} images.",

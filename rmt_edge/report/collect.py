@@ -5,7 +5,7 @@ all numbers of a row come from one chain: checkpoint, quantised checkpoint, ONNX
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from rmt_edge.artifact import (
     PLUGIN_ONNX,
     PREDICTIONS,
     QUANTIZED,
-    Manifest,
+    Artifact,
+    ArtifactFolder,
     check_parent,
     plugin_form_path,
-    read_manifest,
     write_json,
     written_whole,
 )
@@ -46,9 +46,12 @@ from rmt_edge.report.records import (
 NAME = "report.md"
 
 
-def report(folder: Path) -> Path:
-    """Write report.html, report.md, report.json and report.svg into the folder; returns the path of report.md."""
-    content = collect(folder)
+def write_report(folder: Path, known: Iterable[Artifact] = ()) -> Path:
+    """Write report.html, report.md, report.json and report.svg into the folder; returns the path of report.md.
+
+    known: files of the folder that were checked already; all others are hashed here.
+    """
+    content = collect(folder, known)
     target = folder / NAME
     write_json(folder / "report.json", _without_samples(content))
     validated = [(row["recipe_name"], row["accuracy"]) for row in content["rows"] if row["accuracy"]]
@@ -63,12 +66,14 @@ def report(folder: Path) -> Path:
     return target
 
 
-def collect(folder: Path) -> dict[str, Any]:
+def collect(folder: Path, known: Iterable[Artifact] = ()) -> dict[str, Any]:
     """All that the report says, as plain values: what report.json holds, and the samples of the latencies."""
     start = time.monotonic()
     if not folder.is_dir():
         raise RmtEdgeError(f"There is no folder {folder}.", do="Pass the folder that `rmt-edge deploy` wrote to.")
-    rows = sorted(_rows(folder), key=lambda row: (PRECISIONS.index(row["precision"]), row["recipe_name"]))
+    rows = sorted(
+        _rows(ArtifactFolder(folder, known)), key=lambda row: (PRECISIONS.index(row["precision"]), row["recipe_name"])
+    )
     if not rows:
         raise RmtEdgeError(f"{folder} holds no ONNX file of rmt-edge.", do="Run `rmt-edge deploy` or `export` first.")
     sources = {row["checkpoint"]["sha256"] for row in rows}
@@ -76,14 +81,14 @@ def collect(folder: Path) -> dict[str, Any]:
         raise RmtEdgeError(
             f"{folder} holds models of {len(sources)} checkpoints.", do="Use one --output folder for each checkpoint."
         )
-    known = {x["name"]: x["sha256"] for row in rows for x in (*row["files"], row["checkpoint"])}
+    hashes = {x["name"]: x["sha256"] for row in rows for x in (*row["files"], row["checkpoint"])}
     used = {x["name"] for row in rows for x in row["files"]}
     content: dict[str, Any] = {
         "rmt_edge": __version__,
         **{key: rows[0][key] for key in ("checkpoint", "variant", "parameters", "num_classes", "preprocessing")},
         "rows": rows,
-        **{kind: read_records(folder, kind, known) for kind in (LATENCY, SENSITIVITY, SEARCH, ESTIMATE)},
-        "device_accuracy": read_device_accuracy(folder, used, known),
+        **{kind: read_records(folder, kind, hashes) for kind in (LATENCY, SENSITIVITY, SEARCH, ESTIMATE)},
+        "device_accuracy": read_device_accuracy(folder, used, hashes),
     }
     content["verdict"] = read_verdict(folder, content[LATENCY])
     content["decision"] = decide(content)
@@ -100,20 +105,20 @@ def _without_samples(content: dict[str, Any]) -> dict[str, Any]:
     return content | {LATENCY: latency}
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+def _rows(folder: ArtifactFolder) -> Iterator[dict[str, Any]]:
     """One row per ONNX file: what its chain of manifests says."""
-    for onnx_path in sorted(set(folder.glob("*.onnx")) - set(folder.glob("*.plugin.onnx"))):
-        onnx = read_manifest(onnx_path, ONNX)
-        quantized = read_manifest(folder / onnx.parents[0]["name"], QUANTIZED)
-        check_parent(onnx, quantized)
-        plugin_path = plugin_form_path(onnx_path)
-        plugin_form = _child(plugin_path, PLUGIN_ONNX, onnx)
-        engines = [read_manifest(path, ENGINE) for path in sorted(folder.glob(f"{onnx_path.stem}.*.engine"))]
+    for onnx_path in sorted(set(folder.path.glob("*.onnx")) - set(folder.path.glob("*.plugin.onnx"))):
+        onnx = folder.read(onnx_path.name, ONNX)
+        quantized = folder.read(onnx.manifest.source["name"], QUANTIZED)
+        check_parent(onnx.manifest, quantized.manifest)
+        plugin_form = _child(folder, plugin_form_path(onnx_path).name, PLUGIN_ONNX, onnx)
+        engines = [folder.read(x.name, ENGINE) for x in sorted(folder.path.glob(f"{onnx_path.stem}.*.engine"))]
         for engine in engines:
-            check_parent(engine, plugin_form if engine.details["retention"] == "plugin" else onnx)
-        predictions_path = folder / f"{onnx_path.stem}.predictions.npz"
-        predictions = _child(predictions_path, PREDICTIONS, onnx) if predictions_path.exists() else None
-        reference_path = folder / f"{Path(onnx.details['checkpoint']['name']).stem}.reference.predictions.npz"
+            source = plugin_form if engine.details["kernels"] == "plugin" else onnx
+            check_parent(engine.manifest, source.manifest)
+        name = f"{onnx_path.stem}.predictions.npz"
+        predictions = _child(folder, name, PREDICTIONS, onnx) if (folder.path / name).exists() else None
+        reference = f"{Path(onnx.details['checkpoint']['name']).stem}.reference.predictions.npz"
         yield {
             "recipe_name": onnx.recipe["name"],
             "precision": onnx.recipe["precision"],
@@ -124,28 +129,28 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
             "nodes": onnx.details["nodes"],
             "relative_error": onnx.details["relative_error"],
             "accuracy": predictions.details if predictions else None,
-            "flips": flips_between(reference_path, predictions_path, predictions) if predictions else None,
-            "ranges": ranges_of(folder / quantized.name, onnx.details["variant"]),
+            "flips": flips_between(folder, reference, predictions) if predictions else None,
+            "ranges": ranges_of(quantized.path, onnx.details["variant"]),
             "seconds": {
-                "quantize": quantized.seconds,
-                "export": onnx.seconds,
-                "build": sum(x.seconds for x in engines),
-                "validate": predictions.seconds if predictions else None,
+                "quantize": quantized.manifest.seconds,
+                "export": onnx.manifest.seconds,
+                "build": sum(x.manifest.seconds for x in engines),
+                "validate": predictions.manifest.seconds if predictions else None,
             },
             "engines": [x.details["profile"] | {k: x.details[k] for k in _ENGINE_DETAILS} for x in engines],
             "files": [_file(x) for x in (quantized, onnx, plugin_form, *engines, predictions) if x],
-            "versions": onnx.versions,
+            "versions": onnx.manifest.versions,
         }
 
 
-_ENGINE_DETAILS = ("retention", "layers", "layers_by_kind", "plugin_layers", "int8_gemms")
+_ENGINE_DETAILS = ("kernels", "layers", "layers_by_kind", "plugin_layers", "int8_gemms")
 
 
-def _child(path: Path, kind: str, parent: Manifest) -> Manifest:
-    manifest = read_manifest(path, kind)
-    check_parent(manifest, parent)
-    return manifest
+def _child(folder: ArtifactFolder, name: str, kind: str, source: Artifact) -> Artifact:
+    found = folder.read(name, kind)
+    check_parent(found.manifest, source.manifest)
+    return found
 
 
-def _file(manifest: Manifest) -> dict[str, Any]:
-    return {key: asdict(manifest)[key] for key in ("name", "kind", "sha256", "size_bytes", "parents", "created")}
+def _file(file: Artifact) -> dict[str, Any]:
+    return {key: asdict(file.manifest)[key] for key in ("name", "kind", "sha256", "size_bytes", "parents", "created")}

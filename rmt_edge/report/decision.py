@@ -36,13 +36,13 @@ def decide(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def how_it_ran(run: dict[str, Any], retention: str | None = None) -> str:
-    """A run in words: tensorrt, plugin retention, CUDA graph, with transfers."""
+def how_it_ran(run: dict[str, Any], kernels: str | None = None) -> str:
+    """A run in words: tensorrt, plugin kernels, CUDA graph, with transfers."""
     parts = [run["runner"]]
     if is_peer(run):
         parts = [f"{run['runner']} {run.get('precision') or ''}".strip()]
-    elif retention:
-        parts.append(f"{retention} retention")
+    elif kernels:
+        parts.append(f"{kernels} kernels")
     if run.get("cuda_graph"):
         parts.append("CUDA graph")
     if run.get("transfers"):

@@ -1,35 +1,35 @@
 """Flips: the images on which a model names another class than its reference. numpy only."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rmt_edge.artifact import PREDICTIONS, Manifest, read_manifest
+from rmt_edge.artifact import DATA, PREDICTIONS, Artifact, ArtifactFolder
 from rmt_edge.errors import RmtEdgeError
 
 # Of the pairs of classes; a page of 1,000 classes shows the most frequent.
 SHOWN_PAIRS = 200
 
 
-def flips_between(reference_path: Path, path: Path, manifest: Manifest) -> dict[str, Any] | None:
-    """What changed between the predictions of the reference and those at `path`; None where there is no reference.
+def flips_between(folder: ArtifactFolder, reference_name: str, predictions: Artifact) -> dict[str, Any] | None:
+    """What changed between the reference's predictions and others; None where there is no file of that name.
 
     What became of the images is counted if either file holds their labels.
     Both must be of the same images in the same order: their manifests name the same data set.
     """
-    if not reference_path.is_file():
+    if not (folder.path / reference_name).is_file():
         return None
-    reference = read_manifest(reference_path, PREDICTIONS)
-    if reference.parents[-1]["sha256"] != manifest.parents[-1]["sha256"]:
+    reference = folder.read(reference_name, PREDICTIONS)
+    before_images, images = (x.manifest.parent(DATA) for x in (reference, predictions))
+    if before_images["sha256"] != images["sha256"]:
         raise RmtEdgeError(
-            f"{path.name} is of other images than {reference_path.name}.",
-            f"{manifest.parents[-1]['name']} and {reference.parents[-1]['name']}, by their sha256.",
+            f"{predictions.path.name} is of other images than {reference_name}.",
+            f"{images['name']} and {before_images['name']}, by their sha256.",
             "Run `rmt-edge validate` again.",
         )
-    with np.load(reference_path) as arrays:
+    with np.load(reference.path) as arrays:
         before, labels = arrays["classes"][:, 0], arrays.get("labels")
-    with np.load(path) as arrays:
+    with np.load(predictions.path) as arrays:
         after, labels = arrays["classes"][:, 0], arrays.get("labels", labels)
     return flips(before, after, labels)
 

@@ -92,7 +92,7 @@ def comparison(rows: list[dict[str, Any]]) -> list[list[str]]:
         ["engine layers", *engine("layers")],
         ["of them plugins", *engine("plugin_layers")],
         ["of them INT8 matrix products", *engine("int8_gemms")],
-        ["retention", *engine("retention")],
+        ["kernels", *engine("kernels")],
         ["engine for", *engine("device")],
         ["ONNX against PyTorch, relative error", *(f"{row['relative_error']:.1e}" for row in rows)],
         *(["time to " + step, *seconds(step)] for step in ("quantize", "export", "build", "validate")),
@@ -155,7 +155,7 @@ def latency_rows(records: list[dict[str, Any]]) -> list[list[str]]:
     return [
         [
             "PyTorch" if is_peer(run) else record["recipe"].get("name", "–"),
-            how_it_ran(run, record.get("retention")),
+            how_it_ran(run, record.get("kernels")),
             str(run["batch"]),
             *(number(run, key, "{:.3f} ms") for key in ("p50_ms", "p90_ms", "p99_ms")),
             number(run, "coefficient_of_variation", "{:.3f}"),

@@ -53,7 +53,7 @@ def engines(content: dict[str, Any]) -> list[Block]:
     facts = (
         "device",
         "backend",
-        "retention",
+        "kernels",
         "layers",
         "plugin_layers",
         "int8_gemms",
@@ -81,10 +81,10 @@ def engines(content: dict[str, Any]) -> list[Block]:
 
 
 def _engine_names(engines_: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    """A recipe's name, with its engine's profile and retention where it has several engines."""
+    """A recipe's name, with its engine's profile and kernels where it has several engines."""
     recipes = [name for name, _ in engines_]
     return [
-        name if recipes.count(name) == 1 else f"{name} {engine['name']} {engine['retention']}"
+        name if recipes.count(name) == 1 else f"{name} {engine['name']} {engine['kernels']}"
         for name, engine in engines_
     ]
 

@@ -49,7 +49,7 @@ def groups_of(content: dict[str, Any]) -> dict[tuple[str, int], Group]:
         accuracy = on_device.get(record["subject"]["sha256"]) or (row["accuracy"] if row else None)
         for run in _fastest(record["runs"]):
             points, peers = groups.setdefault((machine_name(record["machine"]), run["batch"]), ([], []))
-            how = how_it_ran(run, record.get("retention"))
+            how = how_it_ran(run, record.get("kernels"))
             if is_peer(run):
                 if (how, run["p50_ms"]) not in peers:  # it stands in the record of every file measured beside it
                     peers.append((how, run["p50_ms"]))
@@ -210,7 +210,7 @@ def _telemetry(records: list[dict[str, Any]]) -> list[Block]:
 def _what(record: dict[str, Any], run: dict[str, Any]) -> str:
     """A run of a record in words."""
     name = "" if is_peer(run) else f"{record['recipe'].get('name')}, "
-    return f"{name}{how_it_ran(run, record.get('retention'))}, batch {run['batch']}"
+    return f"{name}{how_it_ran(run, record.get('kernels'))}, batch {run['batch']}"
 
 
 def _reading(value: Any) -> str:

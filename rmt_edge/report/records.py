@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rmt_edge.artifact import PREDICTIONS
+from rmt_edge.artifact import PREDICTIONS, SOURCE
 from rmt_edge.errors import RmtEdgeError
 
 LATENCY, SENSITIVITY, SEARCH, ESTIMATE = "latency", "sensitivity", "search", "estimate"
@@ -69,12 +69,12 @@ def read_device_accuracy(folder: Path, used: set[str], known: dict[str, str]) ->
         details = manifest.get("details", {})
         if "top1_percent" not in details or "machine" not in details:
             continue
-        parents = manifest.get("parents") or [{}]
-        _check_subject(path, parents[0], known)
+        subject: dict[str, str] = next((x for x in manifest.get("parents", []) if x.get("role") == SOURCE), {})
+        _check_subject(path, subject, known)
         found.append(
             {
                 "file": path.name,
-                "subject": parents[0],
+                "subject": subject,
                 "recipe": manifest.get("recipe", {}),
                 "details": details,
                 "machine": details.get("machine"),

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.artifact import ENGINE, parent_of, read_manifest, write_manifest, written_whole
+from rmt_edge.artifact import Artifact, read_artifact, write_manifest, written_whole
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import load_plugins
 from rmt_edge.runtime.cuda_graph import CudaGraph, load_driver
@@ -41,7 +41,7 @@ def load_cuda() -> Any:
         raise RmtEdgeError(
             f"pycuda cannot be imported: {error}.",
             "engines run through it.",
-            "pip install pycuda (it compiles; CUDA's headers must be there), or name --retention plugin or native.",
+            "pip install pycuda (it compiles; CUDA's headers must be there), or name --kernels plugin or native.",
         ) from error
 
 
@@ -64,7 +64,7 @@ class EngineRunner:
     """An engine on the GPU, a runner (runner.py). Opened and closed as a context manager.
 
     trt: the backend that built the engine. library: the plugin library that it needs; without one, its plugins are
-    loaded already or it has none. The manifest vouches for the file: an engine is native code, and nothing is opened
+    loaded already or it has none. The engine has been held to its manifest: it is native code, and nothing is opened
     that is not what was built.
     """
 
@@ -72,11 +72,11 @@ class EngineRunner:
     transfers: tuple[bool, ...] = (False, True)
     cuda_graphs: tuple[bool, ...] = (False, True)
 
-    def __init__(self, path: Path, trt: ModuleType, library: Path | None = None):
-        self.path, self.trt, self.library = path, trt, library
-        self.manifest = read_manifest(path, ENGINE)
+    def __init__(self, engine: Artifact, trt: ModuleType, library: Path | None = None):
+        self.artifact, self.trt, self.library = engine, trt, library
+        self.path = engine.path
         self.name = "tensorrt_rtx" if "rtx" in trt.__name__ else "tensorrt"
-        self.precision = str(self.manifest.recipe.get("precision", ""))
+        self.precision = str(engine.recipe.get("precision", ""))
         self._plans: dict[tuple[int, bool], _Plan] = {}
         self._prepared: tuple[_Plan, bool] | None = None
 
@@ -104,7 +104,7 @@ class EngineRunner:
         """Open the engine and learn what it takes."""
         trt = self.trt
         runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-        if self.manifest.details.get("profile", {}).get("version_compatible"):
+        if self.artifact.details.get("profile", {}).get("version_compatible"):
             runtime.engine_host_code_allowed = True  # such an engine brings its runtime along; the manifest vouches
         self._engine = runtime.deserialize_cuda_engine(self.path.read_bytes())
         if self._engine is None:
@@ -235,7 +235,7 @@ class EngineRunner:
         self._saved_bytes = 0
         if path.is_file():
             try:
-                is_of_this_engine = read_manifest(path, KERNELS).parents[0]["sha256"] == self.manifest.sha256
+                is_of_this_engine = read_artifact(path, KERNELS).manifest.source["sha256"] == self.artifact.sha256
             except RmtEdgeError as error:
                 logger.info("%s is not used and will be made again: %s", path.name, str(error).splitlines()[0])
             else:
@@ -255,7 +255,7 @@ class EngineRunner:
         try:
             with written_whole(path) as temporary:
                 temporary.write_bytes(content)
-                parents = [parent_of(self.path, self.manifest)]
+                parents = [self.artifact.as_parent()]
                 write_manifest(temporary, path, kind=KERNELS, parents=parents, recipe={}, details={}, seconds=0)
         except RmtEdgeError as error:
             logger.info("The compiled kernels are not kept: %s", error)

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmt_edge.artifact import sha256_of
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.model.checkpoint import load_checkpoint
+from rmt_edge.model.checkpoint import open_checkpoint
 from rmt_edge.model.rmt import RMT
 from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
 
@@ -96,13 +95,14 @@ class TorchRunner:
 
 def peers_of(checkpoint: Path, sha256: str, names: list[str], image_shape: tuple[int, int, int]) -> list[TorchRunner]:
     """The runners of PyTorch for a checkpoint. sha256: of the checkpoint that the measured files were made from."""
-    from_file = sha256_of(checkpoint)
+    opened = open_checkpoint(checkpoint)
+    from_file = opened.identity["sha256"]
     if from_file != sha256:
         raise RmtEdgeError(
             f"{checkpoint} ({from_file[:16]}…) is not the checkpoint that the files were made from ({sha256[:16]}…).",
             do="Pass that one with --checkpoint.",
         )
-    model = load_checkpoint(checkpoint)
+    model = opened.model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precisions = ("fp16", "fp32") if device == "cuda" else ("fp32",)
     return [TorchRunner(model, image_shape, name, precision, device) for name in names for precision in precisions]

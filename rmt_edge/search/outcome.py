@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from rmt_edge.artifact import output_folder, parent_of, versions, written_whole
+from rmt_edge.artifact import output_folder, versions, written_whole
 from rmt_edge.data.dataset import Dataset
 from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import drop_interval_points, drop_points, kl_nats, percent
-from rmt_edge.model.checkpoint import load_checkpoint
+from rmt_edge.model.checkpoint import Checkpoint
 from rmt_edge.model.folded import FoldedRMT, Ranges, folded_from_model
 from rmt_edge.quantization.calibrate import calibrate
 from rmt_edge.quantization.fake_quant import FakeQuantizedLayers, Step, first_step, steps_of
@@ -79,12 +79,11 @@ class Outcomes:
 
 
 def calibrated_subject(
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     recipe: QuantizationRecipe,
-    calibration: Path | None,
+    calibration: Path | Dataset | None,
     folder: Path,
     preprocessing: Preprocessing | None = None,
-    weights: str | None = None,
 ) -> Subject:
     """The folded form of a checkpoint with ranges of every layer, by the recipe's method and images.
 
@@ -99,13 +98,13 @@ def calibrated_subject(
             "Use an INT8 recipe with another method.",
         )
     recipe = replace(recipe, int8=("*",), fp16=(), residual_adds=False)
-    model = load_checkpoint(checkpoint, weights)
+    model = checkpoint.model
     preprocessing = preprocessing or model.preprocessing
     dataset = calibration_set(recipe, calibration)
-    parents = {"checkpoint": parent_of(checkpoint), "calibration": dataset.as_parent()}
-    asked = {"preprocessing": preprocessing.to_dict(), "recipe": recipe.to_dict(), "weights": weights}
+    parents = {"checkpoint": checkpoint.identity, "calibration": {"name": dataset.path.name, "sha256": dataset.sha256}}
+    asked = {"preprocessing": preprocessing.to_dict(), "recipe": recipe.to_dict(), "weights": checkpoint.weights}
     key = json.dumps(parents | asked | {"versions": versions()}, sort_keys=True)
-    path = output_folder(folder) / f"{checkpoint.stem}.ranges.safetensors"
+    path = output_folder(folder) / f"{checkpoint.path.stem}.ranges.safetensors"
     folded = folded_from_model(model, preprocessing.height, preprocessing.width)
     if not (path.is_file() and _key_of(path) == key):
         ranges = calibrate(folded, recipe, dataset, preprocessing)

@@ -30,6 +30,7 @@ from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.roofline import Network, latency_ms
 from rmt_edge.metrics import drop_points, drop_upper_points
+from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.quantization.recipe import QuantizationRecipe
 from rmt_edge.search.assignment import Choice, Item, frontier, spread
 from rmt_edge.search.candidate import Candidate, measured_candidates
@@ -137,7 +138,7 @@ class _Run:
 
 
 def search(
-    checkpoint: Path,
+    checkpoint: Path | Checkpoint,
     recipe: QuantizationRecipe,
     output: Path,
     image_sets: ImageSets,
@@ -159,16 +160,17 @@ def search(
     dataset = image_sets.opened_selection(budget)
     count = image_count(dataset, image_sets.count)
     folder = output_folder(output)
-    subject = calibrated_subject(checkpoint, recipe, image_sets.calibration, folder, preprocessing, weights)
+    opened = open_checkpoint(checkpoint, weights)
+    subject = calibrated_subject(opened, recipe, image_sets.calibration, folder, preprocessing)
     labels = labels_of(dataset, subject)
     seconds = time.monotonic() - start
-    run = _Run(subject, dataset, count, labels, budget, folder / checkpoint.stem, seconds, [])
+    run = _Run(subject, dataset, count, labels, budget, folder / opened.path.stem, seconds, [])
     network = _network(subject)
     record: dict[str, Any] = {
         "kind": "search",
         "checkpoint": subject.parents["checkpoint"],
         "calibration": subject.parents["calibration"],
-        "selection": dataset.as_parent(),
+        "selection": {"name": dataset.path.name, "sha256": dataset.sha256},
         "images": count,
         "recipe": recipe.to_dict(),
         "budget": asdict(budget),
@@ -183,7 +185,7 @@ def search(
     chosen = _chosen(record["candidates"])
     record |= {"chosen": chosen["name"], "seconds": round(run.seconds, 1), "versions": versions()}
     record["created"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    path, toml = folder / f"{checkpoint.stem}.search.json", folder / f"{checkpoint.stem}.searched.toml"
+    path, toml = folder / f"{opened.path.stem}.search.json", folder / f"{opened.path.stem}.searched.toml"
     with written_whole(toml) as temporary:
         temporary.write_text(recipe_toml(record, chosen, recipe), encoding="utf-8")
         write_json(path, record)

@@ -19,6 +19,7 @@ from rmt_edge.artifact import output_folder, versions, write_json
 from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.model.layers import KINDS, Layer, layers_of
 from rmt_edge.quantization.recipe import QuantizationRecipe
 from rmt_edge.search.outcome import Subject, calibrated_subject, evaluate, reference_top1_percent, summary
@@ -65,7 +66,7 @@ def _group_name(layer: Layer, by: str) -> str | None:
 
 
 def sensitivity(
-    checkpoint: Path,
+    checkpoint: Path | Checkpoint,
     recipe: QuantizationRecipe,
     output: Path,
     calibration: Path | None,
@@ -85,21 +86,22 @@ def sensitivity(
     count = image_count(dataset, images, IMAGES)
     for which in by:
         check_choice("--by", which, BY)  # before the long step
-    subject = calibrated_subject(checkpoint, recipe, calibration, output_folder(output), preprocessing, weights)
+    opened = open_checkpoint(checkpoint, weights)
+    subject = calibrated_subject(opened, recipe, calibration, output_folder(output), preprocessing)
     labels = labels_of(dataset, subject)
     calibrated = time.monotonic() - start
     record = {
         "kind": "sensitivity",
         "checkpoint": subject.parents["checkpoint"],
         "calibration": subject.parents["calibration"],
-        "data": dataset.as_parent(),
+        "data": {"name": dataset.path.name, "sha256": dataset.sha256},
         "recipe": {"name": recipe.name, "method": recipe.method, "images": recipe.images, "weights": recipe.weights},
         "images": count,
     }
-    partial = output / f"{checkpoint.stem}.sensitivity.part.npz"
+    partial = output / f"{opened.path.stem}.sensitivity.part.npz"
     measured = measure_groups(subject, groups_of(subject.model.variant_name, by), dataset, count, labels, partial)
     measured["seconds"] = round(measured["seconds"] + calibrated, 1)
-    path = output / f"{checkpoint.stem}.sensitivity.json"
+    path = output / f"{opened.path.stem}.sensitivity.json"
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     write_json(path, record | measured | {"versions": versions(), "created": created})
     partial.unlink(missing_ok=True)

@@ -69,7 +69,8 @@ def test_deploy_does_all_of_it_and_names_every_file(
 
 
 def test_a_drop_above_max_drop_exits_1_and_says_so(capsys, onnx_files, checkpoint, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("rmt_edge.accuracy.predictions.drop_points", lambda *_: 0.75)
+    for module in ("limits", "predictions"):
+        monkeypatch.setattr(f"rmt_edge.accuracy.{module}.drop_points", lambda *_: 0.75)
     arguments = ["validate", onnx_files["int8"], "--checkpoint", checkpoint, "--data", images, "--output", tmp_path]
     status, paths, errors = call(capsys, *arguments)
     assert status == 1 and len(paths) == 1
@@ -81,9 +82,9 @@ def test_a_drop_above_max_drop_exits_1_and_says_so(capsys, onnx_files, checkpoin
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["deploy", "nowhere.pth", "--data", "x", "--retention", "native"], "no checkpoint at nowhere.pth"),
+        (["deploy", "nowhere.pth", "--data", "x", "--kernels", "native"], "no checkpoint at nowhere.pth"),
         (["deploy", "nowhere.pth", "--data", "x"], "rmt-edge plugin build"),
-        (["build", "x.onnx", "--retention", "fast"], "--retention is 'fast'"),
+        (["build", "x.onnx", "--kernels", "fast"], "--kernels is 'fast'"),
         (["export", "nowhere"], "no file nowhere"),
         (["build", "x.onnx", "--device", "abacus"], "no device profile abacus"),
         (["quantize", "x", "--recipe", "int9"], "no recipe int9"),
@@ -93,7 +94,7 @@ def test_a_drop_above_max_drop_exits_1_and_says_so(capsys, onnx_files, checkpoin
 def test_a_user_s_error_is_a_message_without_traceback(capsys, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, paths, errors = call(capsys, *arguments)
-    assert (status, paths) == (1, [])
+    assert (status, paths) == (2, [])
     assert message in errors and "Traceback" not in errors
 
 
@@ -101,28 +102,28 @@ def test_deploy_refuses_early_what_would_fail_late(capsys, checkpoint, images, t
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 40, 48), np.uint8), labels=np.array([0, 10]))
     status, _, errors = call(
         capsys, "deploy", checkpoint, "--data", tmp_path / "a.npz", "--calibration", images,
-        "--output", tmp_path / "out", "--retention", "native",
+        "--output", tmp_path / "out", "--kernels", "native",
     )  # fmt: skip
-    assert status == 1 and "The classifier has 10 classes" in errors
-    rest = ["--data", images, "--output", tmp_path / "out", "--retention", "native"]
+    assert status == 2 and "The classifier has 10 classes" in errors
+    rest = ["--data", images, "--output", tmp_path / "out", "--kernels", "native"]
     status, _, errors = call(capsys, "deploy", checkpoint, *rest)
-    assert status == 1 and "needs calibration images" in errors
+    assert status == 2 and "needs calibration images" in errors
     status, _, errors = call(capsys, "deploy", checkpoint, "--calibration", images, *rest)
-    assert status == 1 and "holds 60 images" in errors and "calibrates on 512" in errors
+    assert status == 2 and "holds 60 images" in errors and "calibrates on 512" in errors
     assert not (tmp_path / "out").exists()
 
 
 def test_an_output_that_cannot_be_written_is_refused(capsys, checkpoint, tmp_path):
     (tmp_path / "file").touch()
     status, _, errors = call(capsys, "quantize", checkpoint, "--recipe", "fp16", "--output", tmp_path / "file" / "out")
-    assert status == 1 and "cannot be written" in errors
+    assert status == 2 and "cannot be written" in errors
 
 
 def test_an_input_side_under_32_is_refused(capsys, checkpoint, tmp_path):
     status, _, errors = call(
         capsys, "quantize", checkpoint, "--recipe", "fp16", "--input-size", 31, 224, "--output", tmp_path
     )
-    assert status == 1 and "cannot take 31x224 images" in errors
+    assert status == 2 and "cannot take 31x224 images" in errors
 
 
 def test_preprocessing_comes_from_a_file_and_not_twice(capsys, checkpoint, tmp_path):
@@ -131,19 +132,19 @@ def test_preprocessing_comes_from_a_file_and_not_twice(capsys, checkpoint, tmp_p
     arguments = ["quantize", checkpoint, "--recipe", "fp16", "--output", tmp_path, "--preprocessing", settings]
     assert call(capsys, *arguments)[0] == 0
     status, _, errors = call(capsys, *arguments, "--input-size", 64, 64)
-    assert status == 1 and "Both --preprocessing and --input-size" in errors
+    assert status == 2 and "Both --preprocessing and --input-size" in errors
     settings.write_text("hieght = 64\n")
     status, _, errors = call(capsys, *arguments)
-    assert status == 1 and "Unknown preprocessing hieght" in errors
+    assert status == 2 and "Unknown preprocessing hieght" in errors
 
 
 def test_input_size_keeps_the_checkpoint_s_pixel_scaling(capsys, checkpoint, tmp_path):
-    from rmt_edge.artifact import QUANTIZED, read_manifest
+    from rmt_edge.artifact import QUANTIZED, read_artifact
     from tests.conftest import SMALL
 
     arguments = ["quantize", checkpoint, "--recipe", "fp16", "--output", tmp_path, "--input-size", 64, 33]
     assert call(capsys, *arguments)[0] == 0
-    recorded = read_manifest(tmp_path / "nano.fp16.safetensors", QUANTIZED).details["preprocessing"]
+    recorded = read_artifact(tmp_path / "nano.fp16.safetensors", QUANTIZED).details["preprocessing"]
     assert (recorded["height"], recorded["width"]) == (64, 33)
     assert tuple(recorded["mean"]) == SMALL.mean and recorded["crop_ratio"] == SMALL.crop_ratio
 

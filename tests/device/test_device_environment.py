@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rmt_edge.artifact import ENGINE, read_manifest
+from rmt_edge.artifact import ENGINE, read_artifact
 from rmt_edge.bundle.bundle import unpack
 from rmt_edge.bundle.pack import pack
 from rmt_edge.cli import COMMANDS
@@ -87,7 +87,7 @@ def test_a_device_unpacks_a_bundle_and_builds_up_to_its_tensorrt(on_device, bund
     for source in (bundle, folder):
         arguments = ["build", source, "--device", "rtx-portable"]
         result = on_device(*arguments, *(["--output", folder] if source == bundle else []))
-        assert result.returncode == 1 and result.stdout == ""
+        assert result.returncode == 2 and result.stdout == ""
         assert "is installed" in result.stderr and "pip install 'tensorrt-rtx-cu13-libs" in result.stderr
 
 
@@ -96,7 +96,7 @@ def test_a_device_says_what_is_wrong_with_a_bundle(on_device, bundle, tmp_path):
     content[len(content) // 2] ^= 1
     (tmp_path / "x.rmtedge").write_bytes(content)
     result = on_device("build", tmp_path / "x.rmtedge")
-    assert result.returncode == 1 and "is no bundle, or not a whole one" in result.stderr
+    assert result.returncode == 2 and "is no bundle, or not a whole one" in result.stderr
     assert not (tmp_path / "x").exists()
 
 
@@ -104,7 +104,7 @@ def test_a_device_validates_an_engine_up_to_its_tensorrt(on_device, bundle, tmp_
     folder = unpack(bundle, tmp_path / "nano")
     engine = fake_engine(folder)
     result = on_device("validate", engine)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert (
         f"{engine.name} does not run here" in result.stderr
         and "built by tensorrt 10.3.0, none is installed" in result.stderr
@@ -119,28 +119,28 @@ def test_a_device_examines_itself(on_device):
 
 @pytest.mark.trt
 @needs_rtx
-@pytest.mark.parametrize("retention", ["plugin", "native"])
-def test_an_engine_is_built_from_a_bundle_alone(capsys, bundle, tmp_path, monkeypatch, retention):
+@pytest.mark.parametrize("kernels", ["plugin", "native"])
+def test_an_engine_is_built_from_a_bundle_alone(capsys, bundle, tmp_path, monkeypatch, kernels):
     """With the plugin library in it: there is no build/ where this runs."""
     monkeypatch.chdir(tmp_path)
-    arguments = ["build", bundle, "--device", "rtx-portable", "--output", "device", "--retention", retention]
+    arguments = ["build", bundle, "--device", "rtx-portable", "--output", "device", "--kernels", kernels]
     status, paths, errors = call(capsys, *arguments, "--recipes", "int8")
     assert status == 0, errors
-    assert paths == [f"device/nano.int8.rtx-portable.{retention}.engine"]
-    manifest = read_manifest(Path(paths[0]), ENGINE)
-    source = {"plugin": "nano.int8.plugin.onnx", "native": "nano.int8.onnx"}[retention]
-    assert manifest.parents[0]["name"] == source
-    assert (manifest.details["plugin_layers"] > 0) == (retention == "plugin")
+    assert paths == [f"device/nano.int8.rtx-portable.{kernels}.engine"]
+    artifact = read_artifact(Path(paths[0]), ENGINE)
+    source = {"plugin": "nano.int8.plugin.onnx", "native": "nano.int8.onnx"}[kernels]
+    assert artifact.manifest.source["name"] == source
+    assert (artifact.details["plugin_layers"] > 0) == (kernels == "plugin")
 
 
 @pytest.mark.trt
 @needs_rtx
 def test_every_model_of_a_bundle_gets_an_engine(capsys, bundle, tmp_path):
     folder = unpack(bundle, tmp_path / "device")
-    status, paths, errors = call(capsys, "build", folder, "--device", "rtx-portable", "--retention", "native")
+    status, paths, errors = call(capsys, "build", folder, "--device", "rtx-portable", "--kernels", "native")
     assert status == 0, errors
     assert [Path(x).name for x in paths] == [f"nano.{x}.rtx-portable.native.engine" for x in ("fp16", "int8")]
     status, _, errors = call(capsys, "build", folder / "nano.int8.onnx", "--recipes", "int8")
-    assert status == 1 and "--recipes chooses among a bundle's models" in errors
+    assert status == 2 and "--recipes chooses among a bundle's models" in errors
     status, _, errors = call(capsys, "build", folder, "--recipes", "int9")
-    assert status == 1 and "The bundle has no recipe int9" in errors
+    assert status == 2 and "The bundle has no recipe int9" in errors

@@ -66,7 +66,7 @@ def test_a_whole_orin_nano_is_fit_for_the_device_s_commands(orin, tmp_path, libr
 
 def test_a_build_without_the_plugin_library_is_told_how_to_get_one(orin, tmp_path):
     lacks = diagnose(orin, _commands(), tools(tmp_path)).commands["build"]
-    assert "librmt_edge_plugin_aarch64.so is not there" in whats(lacks) and "--retention native" in dos(lacks)
+    assert "librmt_edge_plugin_aarch64.so is not there" in whats(lacks) and "--kernels native" in dos(lacks)
 
 
 def test_a_workstation_without_torch_is_given_the_pip_command(tmp_path):
@@ -194,7 +194,7 @@ def test_asked_for_a_command_doctor_exits_1_if_it_is_not_ready(capsys, tmp_path,
     assert capsys.readouterr().out == ""
     assert main(["doctor", "--for", "build"]) == 1
     assert "build is not ready here" in capsys.readouterr().err
-    assert main(["doctor", "--for", "dance"]) == 1
+    assert main(["doctor", "--for", "dance"]) == 2
     assert "no command dance" in capsys.readouterr().err
 
 

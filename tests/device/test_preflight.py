@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rmt_edge.artifact import ENGINE, parent_of, read_manifest, write_manifest, written_whole
+from rmt_edge.artifact import ENGINE, Artifact, identity_of, read_artifact, write_manifest, written_whole
 from rmt_edge.cli import main
 from rmt_edge.device import preflight
 from rmt_edge.device.machine import Gpu, this_machine
@@ -14,6 +14,7 @@ from rmt_edge.device.profile import load_profile
 from rmt_edge.engine.build import build
 from rmt_edge.errors import RmtEdgeError
 from tests import machines
+from tests.conftest import source_of
 from tests.engine.test_build import needs_rtx
 
 
@@ -37,20 +38,21 @@ def written(folder, machine, device="jetson-orin-nano-8gb", **details):
         "backend": {"name": profile.backend, "version": machine.tensorrt.get(profile.backend, "1.7.1.116")},
         "profile": profile.to_dict(),
         "compute_capabilities": list(profile.compute_capabilities),
-        "retention": "plugin",
-        "plugin_library": parent_of(library),
+        "kernels": "plugin",
+        "plugin_library": identity_of(library),
         "machine": machine.to_dict(),
     } | details
     with written_whole(path) as temporary:
         temporary.write_bytes(b"plan")
-        write_manifest(temporary, path, kind=ENGINE, parents=[parent_of(onnx)], recipe={}, details=details, seconds=0)
+        write_manifest(temporary, path, kind=ENGINE, parents=[source_of(onnx)], recipe={}, details=details, seconds=0)
     return path
 
 
 def test_an_engine_on_the_machine_that_built_it_passes(tmp_path, orin, caplog):
     engine = written(tmp_path, orin)
     with caplog.at_level(logging.WARNING):
-        assert check_engine(engine, orin) == read_manifest(engine, ENGINE)
+        assert check_engine(engine, orin) == tmp_path / "librmt_edge_plugin_aarch64.so"
+        assert check_engine(read_artifact(engine, ENGINE), orin) is not None
     assert caplog.text == ""
 
 
@@ -144,18 +146,12 @@ def test_a_missing_plugin_library_and_another_one_are_told_apart(tmp_path, orin,
     (elsewhere / "library.so").write_bytes(b"another")
     with pytest.raises(RmtEdgeError, match=r"built with another librmt_edge_plugin_aarch64\.so"):
         check_engine(engine, orin, elsewhere / "library.so")
-    check_engine(written(tmp_path, orin, plugin_library=None, retention="native"), orin, elsewhere)
+    check_engine(written(tmp_path, orin, plugin_library=None, kernels="native"), orin, elsewhere)
 
 
-def test_an_engine_whose_manifest_names_no_version_is_built_again(tmp_path, orin):
-    with pytest.raises(RmtEdgeError, match=r"names no TensorRT version[\s\S]*rmt-edge build"):
-        check_engine(written(tmp_path, orin, backend=None), orin)
-
-
-def test_an_engine_larger_than_the_free_memory_is_refused(tmp_path, orin, monkeypatch):
+def test_an_engine_larger_than_the_free_memory_is_refused(tmp_path, orin):
     engine = written(tmp_path, orin)
-    large = replace(read_manifest(engine, ENGINE), size_bytes=6000 << 20)
-    monkeypatch.setattr(preflight, "read_manifest", lambda *_: large)
+    engine = Artifact(engine, replace(read_artifact(engine, ENGINE).manifest, size_bytes=6000 << 20))
     with pytest.raises(RmtEdgeError, match="It is 6000 MiB, 5000 MiB of Orin are free"):
         check_engine(engine, orin)
 
@@ -211,17 +207,17 @@ def test_the_command_prints_the_engine_or_what_is_in_the_way(tmp_path, orin, mon
     monkeypatch.setattr(preflight, "this_machine", lambda: orin)
     assert main(["preflight", str(engine)]) == 0
     assert capsys.readouterr().out == f"{engine}\n"
-    assert main(["preflight", str(engine), "--library", str(tmp_path / "nowhere.so")]) == 1
+    assert main(["preflight", str(engine), "--library", str(tmp_path / "nowhere.so")]) == 2
     assert "is not in" in capsys.readouterr().err
 
 
 @pytest.mark.trt
 @needs_rtx
 def test_an_engine_as_build_writes_it_is_understood(onnx_files, tmp_path):
-    engine = build(onnx_files["fp16"], load_profile("rtx-portable"), tmp_path, retention="native")
+    engine = build(onnx_files["fp16"], load_profile("rtx-portable"), tmp_path, kernels="native").path
     here = this_machine()
     rtx_4090 = Gpu("NVIDIA GeForce RTX 4090", "8.9", 24080, 23000)
-    assert check_engine(engine, replace(here, gpus=(rtx_4090,))).details["retention"] == "native"
+    assert check_engine(engine, replace(here, gpus=(rtx_4090,))) is None
     with pytest.raises(RmtEdgeError, match=r"built for SM 8\.0, 8\.6, 8\.9, 12\.0; here is NVIDIA H200, SM 9\.0"):
         check_engine(engine, replace(here, gpus=(Gpu("NVIDIA H200", "9.0", 143000),)))
     with pytest.raises(RmtEdgeError, match=r"tensorrt_rtx 1\.7\.\S*, for that version alone; 1\.8\.0\.9 is installed"):

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from rmt_edge.artifact import ENGINE, manifest_path, plugin_form_path, read_manifest
+from rmt_edge.artifact import ENGINE, manifest_path, plugin_form_path, read_artifact
 from rmt_edge.device.machine import Gpu, Machine
 from rmt_edge.device.profile import DeviceProfile, load_profile
 from rmt_edge.engine import build as engine
@@ -22,7 +22,7 @@ from rmt_edge.engine.build import build, gpu_of
 from rmt_edge.engine.config import DIGEST_BYTES, cache_folder, remove_leftovers, temporary_folder
 from rmt_edge.engine.layers import layers_in_json, layers_in_log
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.report.collect import report
+from rmt_edge.report.collect import write_report
 from tests.conftest import ROOT
 from tests.tensorrt_api import FOLDER, VERSIONS, standin
 
@@ -50,9 +50,9 @@ def trt(request, monkeypatch, cache_home):
 
 def test_one_build_serves_every_version_of_tensorrt(trt, onnx_files, library_folder, tmp_path):
     output = tmp_path / "engines"
-    path = build(onnx_files["int8"], ORIN, output, libraries=library_folder)
-    manifest = read_manifest(path, ENGINE)
-    details = manifest.details
+    path = build(onnx_files["int8"], ORIN, output, libraries=library_folder).path
+    artifact = read_artifact(path, ENGINE)
+    details = artifact.details
     assert path.read_bytes().startswith(b"plan of rmt_nano")
     assert details["backend"] == {"name": "tensorrt", "version": trt.__version__}
     assert details["compute_capabilities"] == ["8.7"]
@@ -79,8 +79,8 @@ def test_plugin_layers_are_counted_wherever_the_layers_are_listed(
     trt, onnx_files, library_folder, tmp_path, lists, layers
 ):
     trt.scenario.lists = lists
-    path = build(onnx_files["fp16"], ORIN, tmp_path, libraries=library_folder)
-    details = read_manifest(path, ENGINE).details
+    path = build(onnx_files["fp16"], ORIN, tmp_path, libraries=library_folder).path
+    details = read_artifact(path, ENGINE).details
     found = json.loads(path.with_name(f"{path.name}.layers.json").read_text())
     assert details["plugin_layers"] == 18
     if layers:
@@ -101,8 +101,8 @@ def test_a_report_takes_an_engine_whose_layers_are_not_listed(onnx_files, quanti
     for path in (quantized["fp16"], onnx_files["fp16"], plugin_form_path(onnx_files["fp16"])):
         shutil.copy(path, folder)
         shutil.copy(manifest_path(path), folder)
-    build(folder / onnx_files["fp16"].name, ORIN, retention="native")
-    page = report(folder).read_text()
+    build(folder / onnx_files["fp16"].name, ORIN, kernels="native")
+    page = write_report(folder).read_text()
     assert "| engine layers | – |" in page and "| of them plugins | 0 |" in page
 
 
@@ -149,7 +149,7 @@ def test_a_timing_cache_that_is_damaged_or_not_accepted_is_replaced(
 
 def test_a_timing_cache_that_cannot_be_written_costs_a_warning_alone(trt, onnx_files, tmp_path, cache_home, caplog):
     cache_home.write_text("a file where the folder should be")
-    assert build(onnx_files["fp16"], ORIN, tmp_path / "engines", "native").is_file()
+    assert build(onnx_files["fp16"], ORIN, tmp_path / "engines", "native").path.is_file()
     assert "the timing cache is not kept" in caplog.text
 
 
@@ -204,7 +204,7 @@ def test_a_workspace_that_is_not_taken_is_said(trt, onnx_files, tmp_path, caplog
 def test_temporary_files_lie_beside_the_engine_and_go(trt, onnx_files, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", "/somewhere")
     output = tmp_path / "engines"
-    path = build(onnx_files["fp16"], ORIN, output, "native")
+    path = build(onnx_files["fp16"], ORIN, output, "native").path
     assert trt.scenario.temporary_folders == [str(output / f".{path.name}.{os.getpid()}.tmp")]
     assert not list(output.glob(".*"))
     assert os.environ["TMPDIR"] == "/somewhere"
@@ -307,7 +307,7 @@ class _WithTheModule(ast.NodeTransformer):
 def test_mypy_finds_every_name_in_the_recorded_api(version, tmp_path):
     (tmp_path / "tensorrt.pyi").write_text((FOLDER / f"{version}.pyi").read_text())
     checked = []
-    for name in ("builder_config", "builder_log", "engine", "engine_layers", "plugin/load", "plugin/layer"):
+    for name in ("engine/config", "engine/log", "engine/build", "engine/layers", "plugin/load", "engine/plugin_layers"):
         source = (ROOT / "rmt_edge" / f"{name}.py").read_text()
         tree = ast.fix_missing_locations(_WithTheModule().visit(ast.parse(source)))
         path = tmp_path / f"checked_{name.replace('/', '_')}.py"

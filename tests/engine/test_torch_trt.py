@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from rmt_edge.artifact import QUANTIZED, plugin_form_path, read_manifest
+from rmt_edge.artifact import QUANTIZED, plugin_form_path, read_artifact
 from rmt_edge.cli import main
 from rmt_edge.device.backend import load_backend
 from rmt_edge.device.machine import Gpu, Machine
@@ -43,7 +43,7 @@ needs_rtx = pytest.mark.skipif(not has_rtx, reason="tensorrt-rtx-cu13-bindings i
 
 
 def load(path):
-    return folded_from_file(path, read_manifest(path, QUANTIZED))
+    return folded_from_file(read_artifact(path, QUANTIZED))
 
 
 @pytest.mark.parametrize(("name", "limit"), [("fp32", 1e-5), ("int8", 1e-2)])
@@ -226,7 +226,7 @@ def test_what_a_plugin_or_a_network_refuses_is_said(library_folder):
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="PyTorch here is a CUDA build")
 def test_a_pytorch_without_cuda_is_named(quantized, capsys):
-    assert main(["build", str(quantized["fp16"]), "--via", "torch-tensorrt"]) == 1
+    assert main(["build", str(quantized["fp16"]), "--via", "torch-tensorrt"]) == 2
     message = capsys.readouterr().err
     assert f"PyTorch here is {torch.__version__}, a build without CUDA" in message
     assert "pip install torch-tensorrt" in message
@@ -286,19 +286,19 @@ def torch_tensorrt(monkeypatch, library_folder, tmp_path):
 def test_a_build_up_to_the_compiler_writes_a_module_with_its_manifest(
     torch_tensorrt, quantized, library_folder, tmp_path
 ):
-    path = torch_trt.build_torch_tensorrt(quantized["int8"], L4, tmp_path, library_folder)
+    path = torch_trt.build_torch_tensorrt(quantized["int8"], L4, tmp_path, library_folder).path
     assert path.name == "nano.int8.l4.torch-tensorrt.pt2" and path.read_text() == "engine"
     seen = torch_tensorrt.seen
     assert set(seen.converters) == {f"rmt_edge.{name}.default" for name in torch_trt.CONVERTERS}
     [given] = seen.compiled["arg_inputs"]
     assert given["min_shape"] == (1, 3, 40, 48) and given["max_shape"] == (8, 3, 40, 48)
     assert seen.compiled["workspace_size"] == 2048 << 20 and not seen.compiled["hardware_compatible"]
-    manifest = read_manifest(path, torch_trt.TORCH_TENSORRT)
-    assert manifest.details["backend"] == {"name": "torch_tensorrt", "version": "2.14.0"}
-    assert manifest.details["compute_capabilities"] == ["8.9"]
-    assert manifest.parents[0]["name"] == quantized["int8"].name
+    artifact = read_artifact(path, torch_trt.TORCH_TENSORRT)
+    assert artifact.details["backend"] == {"name": "torch_tensorrt", "version": "2.14.0"}
+    assert artifact.details["compute_capabilities"] == ["8.9"]
+    assert artifact.manifest.source["name"] == quantized["int8"].name
     assert not list(tmp_path.glob(".nano*"))
-    json.dumps(manifest.details)
+    json.dumps(artifact.details)
 
 
 def test_a_profile_that_torch_tensorrt_cannot_serve_is_refused(torch_tensorrt, quantized, library_folder, tmp_path):

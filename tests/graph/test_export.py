@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
-from rmt_edge.artifact import ONNX, manifest_path, read_manifest
+from rmt_edge.artifact import ONNX, manifest_path, read_artifact
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.graph import export as export_module
@@ -125,17 +125,17 @@ def test_rmt_s_in_fp16_has_under_700_nodes():
 
 
 def test_the_manifest_records_the_counts_and_the_chain(onnx_files, quantized):
-    manifest = read_manifest(onnx_files["int8"], ONNX)
-    assert manifest.details["nodes"] == sum(count(onnx_files["int8"]).values())
-    assert manifest.details["retention_nodes"] == BLOCKS
-    assert 0 < manifest.details["relative_error"] < 0.1
-    assert 0 < manifest.details["plugin_form_relative_error"] < 0.1
-    assert manifest.parents[0]["name"] == quantized["int8"].name
-    assert manifest.recipe["int8"]
+    artifact = read_artifact(onnx_files["int8"], ONNX)
+    assert artifact.details["nodes"] == sum(count(onnx_files["int8"]).values())
+    assert artifact.details["retention_nodes"] == BLOCKS
+    assert 0 < artifact.details["relative_error"] < 0.1
+    assert 0 < artifact.details["plugin_form_relative_error"] < 0.1
+    assert artifact.manifest.source["name"] == quantized["int8"].name
+    assert artifact.recipe["int8"]
 
 
 def test_the_same_input_gives_the_same_bytes(quantized, onnx_files, tmp_path):
-    assert export(quantized["int8"], tmp_path).read_bytes() == onnx_files["int8"].read_bytes()
+    assert export(quantized["int8"], tmp_path).path.read_bytes() == onnx_files["int8"].read_bytes()
 
 
 def test_a_changed_quantised_checkpoint_is_refused(quantized, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 from safetensors.torch import save_file
 
-from rmt_edge.artifact import ONNX, PLUGIN_ONNX, plugin_form_path, read_manifest
+from rmt_edge.artifact import PLUGIN_ONNX, plugin_form_path, read_artifact
 from rmt_edge.device.backend import load_backend
 from rmt_edge.graph import export as export_module
 from rmt_edge.graph import plugin_form as plugin_form_module
@@ -50,9 +50,9 @@ def test_no_body_is_left_and_every_plugin_node_stays(onnx_files, precision):
     source, made = onnx.load(onnx_files[precision]), onnx.load(plugin_form_path(onnx_files[precision]))
     assert source.functions and not made.functions
     assert plugin_nodes(made) == plugin_nodes(source) == 3 * BLOCKS
-    manifest = read_manifest(plugin_form_path(onnx_files[precision]), PLUGIN_ONNX)
-    assert manifest.details["plugin_nodes"] == 3 * BLOCKS
-    assert manifest.parents[0]["name"] == onnx_files[precision].name
+    artifact = read_artifact(plugin_form_path(onnx_files[precision]), PLUGIN_ONNX)
+    assert artifact.details["plugin_nodes"] == 3 * BLOCKS
+    assert artifact.manifest.source["name"] == onnx_files[precision].name
 
 
 def test_quantisation_behind_a_plugin_goes_into_it(onnx_files):
@@ -280,11 +280,12 @@ def test_a_plugin_form_that_is_not_the_model_is_found_before_any_file_has_its_na
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_both_files_record_the_plugin_form_s_error(quantized_with_aux_head, tmp_path, precision):
-    path = export(quantized_with_aux_head(precision), tmp_path)
-    source, made = read_manifest(path, ONNX), read_manifest(plugin_form_path(path), PLUGIN_ONNX)
+    source = export(quantized_with_aux_head(precision), tmp_path)
+    made = read_artifact(plugin_form_path(source.path), PLUGIN_ONNX)
+    assert made.manifest == source.sibling(PLUGIN_ONNX).manifest
     errors = ("relative_error", "plugin_form_relative_error")
     assert [made.details[x] for x in errors] == [source.details[x] for x in errors]
     assert 0 < made.details["plugin_form_relative_error"] < 0.1
-    assert made.parents[0] == {"name": path.name, "sha256": source.sha256}
-    check_plugin_form(onnx.load(plugin_form_path(path)), onnx.load(path))
+    assert made.manifest.source == source.as_parent()
+    check_plugin_form(onnx.load(made.path), onnx.load(source.path))
     assert len(list(tmp_path.iterdir())) == 4

@@ -1,0 +1,126 @@
+"""Deploy: every step in order, from a checkpoint to a page. Read this file first.
+
+    checkpoint ── quantize ──► export ──► build ──► validate ──► estimate ──► report
+
+Each step takes the checked file that the one before it returns (artifact.Artifact) and leaves a file with its manifest.
+The checkpoint is read once, each data set is opened once, and no file is hashed twice.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, drop_message
+from rmt_edge.accuracy.validate import checked_workers, images_of, reference_predictions, validate
+from rmt_edge.artifact import Artifact, output_folder
+from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
+from rmt_edge.data.preprocess import Preprocessing
+from rmt_edge.device.backend import load_backend
+from rmt_edge.device.profile import DeviceProfile, load_profile
+from rmt_edge.engine.build import build, check_plugin_library
+from rmt_edge.graph.export import export
+from rmt_edge.latency.estimate import estimate_onnx
+from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
+from rmt_edge.quantization.quantize import calibration_set, quantize
+from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
+from rmt_edge.report.collect import write_report
+
+OUTPUT = Path("deployed")
+RECIPES = ("fp32", "fp16", "int8")
+DEVICE = "rtx-portable"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DeployedModel:
+    """What one recipe became. estimate: its record, where the profile has the device's peaks; FP32 has none."""
+
+    recipe: QuantizationRecipe
+    quantized: Artifact
+    onnx: Artifact
+    engine: Artifact
+    predictions: Artifact
+    estimate: Path | None
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files, in the order in which they were made."""
+        files = [x.path for x in (self.quantized, self.onnx, self.engine, self.predictions)]
+        return [*files, *([self.estimate] if self.estimate else [])]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What `deploy` made: models by their recipe's name, the page, and a sentence for each drop above the limit."""
+
+    models: dict[str, DeployedModel]
+    page: Path
+    too_large_drops: list[str] = field(default_factory=list)
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files, the page last."""
+        made = [path for model in self.models.values() for path in model.paths]
+        return [*made, self.page.with_suffix(".json"), self.page, self.page.with_suffix(".html")]
+
+
+def deploy(
+    checkpoint: Path | str | Checkpoint,
+    data: Path | str | Dataset,
+    calibration: Path | str | Dataset | None = None,
+    output: Path | str = OUTPUT,
+    recipes: Sequence[str | QuantizationRecipe] = RECIPES,
+    device: str | Path | DeviceProfile = DEVICE,
+    kernels: str | None = None,
+    libraries: Path | None = None,
+    labels: Path | None = None,
+    preprocessing: Preprocessing | None = None,
+    weights: str | None = None,
+    max_drop: float | None = None,
+    confidence: float | None = None,
+    workers: int | None = None,
+) -> Deployment:
+    """Quantise, export, build and validate by each recipe, and report; returns what was made.
+
+    checkpoint, weights: see load_checkpoint. data, labels: labelled images (open_dataset); calibration: images for the
+    INT8 recipes. output: the folder for everything. recipes: names of calib/, paths or recipes. device: a profile of
+    engines/, a path, `auto` or a profile. kernels, libraries: see build. preprocessing: replaces the checkpoint's.
+    max_drop, confidence: see limits.judgement. What can be refused is refused before the first long step.
+    """
+    start = time.monotonic()
+    checked_max_drop(max_drop), checked_confidence(confidence), checked_workers(workers)
+    chosen = [x if isinstance(x, QuantizationRecipe) else load_recipe(x) for x in recipes]
+    profile = device if isinstance(device, DeviceProfile) else load_profile(device)
+    load_backend(profile.backend)
+    check_plugin_library(kernels, libraries)
+    opened = open_checkpoint(checkpoint, weights)
+    num_classes = opened.model.num_classes
+    dataset = open_dataset(data, labels)
+    check_labels(dataset, num_classes)
+    images = None if calibration is None else open_dataset(calibration)
+    for recipe in chosen:
+        if recipe.precision == "int8":
+            calibration_set(recipe, images)
+    folder = output_folder(Path(output))
+
+    models: dict[str, DeployedModel] = {}
+    reference = None
+    for recipe in chosen:
+        logger.info("%s: quantize, export, build, validate", recipe.name)
+        quantized = quantize(opened, recipe, folder, images, preprocessing)
+        onnx = export(quantized)
+        engine = build(onnx, profile, kernels=kernels, libraries=libraries)
+        reference = reference or reference_predictions(opened, images_of(onnx, dataset, workers), folder)
+        predictions = validate(onnx, opened, dataset, None, max_drop, confidence, workers=workers, reference=reference)
+        estimate = None
+        if profile.bandwidth_gb_s is not None and recipe.precision != "fp32":
+            estimate = estimate_onnx(onnx, profile, profile.batches)
+        models[recipe.name] = DeployedModel(recipe, quantized, onnx, engine, predictions, estimate)
+    known = [x for m in models.values() for x in (m.quantized, m.onnx, *m.onnx.siblings, m.engine, m.predictions)]
+    known += [reference] if reference else []
+    page = write_report(folder, known)
+    logger.info("deploy: done in %.0f s", time.monotonic() - start)
+    drops = [drop_message(m.predictions) for m in models.values() if not m.predictions.details["within_max_drop"]]
+    return Deployment(models, page, drops)
