@@ -63,9 +63,9 @@ class Expected:
 
 
 def export(quantized: Path | Artifact, output: Path | None = None) -> Artifact:
-    """Write the ONNX file of a quantised checkpoint and its plugin form beside it, or into `output`.
+    """Write the ONNX file of a quantised checkpoint, and its plugin form, beside it or into `output`.
 
-    The plugin form, which `build` reads where its kernels are plugins, is a sibling of what is returned.
+    Returns the ONNX file. The plugin form, which `build` reads for plugins, is its sibling.
     """
     start = time.monotonic()
     source = read_artifact(quantized, QUANTIZED)
@@ -87,15 +87,21 @@ def export(quantized: Path | Artifact, output: Path | None = None) -> Artifact:
         counts = check_graph(temporary, model.variant_name)
         form_counts = check_plugin_form(onnx.load(temporary_form), onnx.load(temporary))
         expected = expected_logits(model, ranges, dtype, MAX_RELATIVE_ERROR[precision])
-        details = source.details | counts
-        details["relative_error"] = check_against_torch(temporary, expected)
-        details["plugin_form_relative_error"] = check_plugin_form_against_torch(temporary_form, expected)
+        details = source.details | {
+            "relative_error": check_against_torch(temporary, expected),
+            "plugin_form_relative_error": check_plugin_form_against_torch(temporary_form, expected),
+        }
         write = partial(write_manifest, recipe=source.recipe, seconds=time.monotonic() - start)
-        made = write(temporary, path, kind=ONNX, parents=[source.as_parent()], details=details)
-        form_details = details | form_counts
-        form = write(temporary_form, form_path, kind=PLUGIN_ONNX, parents=[made.as_parent()], details=form_details)
+        onnx_file = write(temporary, path, kind=ONNX, parents=[source.as_parent()], details=details | counts)
+        form = write(
+            temporary_form,
+            form_path,
+            kind=PLUGIN_ONNX,
+            parents=[onnx_file.as_parent()],
+            details=details | counts | form_counts,
+        )
     logger.info("export: %s, %d nodes, in %.1f s", path.name, counts["nodes"], time.monotonic() - start)
-    return replace(made, siblings=(form,))
+    return replace(onnx_file, siblings=(form,))
 
 
 def folded_from_file(quantized: Artifact) -> tuple[FoldedRMT, Ranges]:

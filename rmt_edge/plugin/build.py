@@ -14,7 +14,6 @@ import json
 import logging
 import multiprocessing
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
+from triton.knobs import NvidiaTool
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.ops.depthwise import aot as depthwise_aot
@@ -52,26 +52,27 @@ OPS = {
 DEFAULT_SMS = (80, 86, 87, 89, 90, 100, 110, 120)
 KNOWN_SMS = (75, *DEFAULT_SMS)
 FIRST_EXACT_SM = 90  # from there on Triton compiles for sm_90a and its kind, which no other SM runs
-CUDA_13_SMS = (110,)  # Thor has this number since CUDA 13.0; the assembler in the triton wheel is 12.9
+CUDA_13_SMS = (110,)  # Thor has this number since CUDA 13.0; older assemblers know it as 101 or not at all
 # For these Triton writes the same PTX but for the line .target: it is made once and assembled for each (half the time).
 ONE_PTX_SMS = (80, 86, 87, 89)
 HIDDEN_PARAMETERS = 2  # Triton's global and profile scratch pointers
 ALIGNMENT = 16  # of pointers and of what a variant names; the launchers in cpp/ check it
-WORKERS = 2
 
 
-def find_cuda_13_assembler() -> Path | None:
-    """A ptxas of CUDA 13 or later: on the path, under /usr/local, or from the wheel nvidia-cuda-nvcc."""
-    candidates = [Path(x) for x in (shutil.which("ptxas"), "/usr/local/cuda/bin/ptxas") if x]
-    candidates += sorted(Path("/usr/local").glob("cuda-1[3-9]*/bin/ptxas"))
-    candidates += [x for folder in sys.path for x in Path(folder).glob("nvidia/cu1[3-9]/bin/ptxas")]
-    for candidate in candidates:
-        if candidate.exists():
-            text = subprocess.run([str(candidate), "--version"], capture_output=True, text=True).stdout
-            found = re.search(r"release (\d+)\.", text)
-            if found and int(found[1]) >= 13:
-                return candidate
-    return None
+def find_cuda_13_assembler() -> NvidiaTool | None:
+    """A ptxas of CUDA 13 or later: triton's own, else one on the path, under /usr/local or of nvidia-cuda-nvcc."""
+    paths = ["ptxas", "/usr/local/cuda/bin/ptxas", *sorted(map(str, Path("/usr/local").glob("cuda-1[3-9]*/bin/ptxas")))]
+    paths += [str(x) for folder in sys.path for x in Path(folder).glob("nvidia/cu1[3-9]/bin/ptxas")]
+    tools = [_triton_assembler(CUDA_13_SMS[0]), *map(NvidiaTool.from_path, paths)]
+    return next((x for x in tools if x is not None and int(x.version.split(".")[0]) >= 13), None)
+
+
+def _triton_assembler(sm: int) -> NvidiaTool | None:
+    """The ptxas that triton itself takes for that SM; TRITON_PTXAS_BLACKWELL_PATH, if set, names another."""
+    try:
+        return get_ptxas(sm)
+    except RuntimeError:  # triton's wheel without it
+        return None
 
 
 def _kernel_function(variant: KernelVariant) -> triton.runtime.JITFunction:
@@ -79,10 +80,10 @@ def _kernel_function(variant: KernelVariant) -> triton.runtime.JITFunction:
     return getattr(importlib.import_module(module), name)
 
 
-def _image_key(variant: KernelVariant, sm: int, assembler: Path | None) -> str:
+def _image_key(variant: KernelVariant, sm: int, assembler: NvidiaTool | None) -> str:
     """What the compiled kernel depends on: its source and that of what it calls, its parameters, the compiler."""
     parts = [_kernel_function(variant).cache_key, json.dumps(asdict(variant), sort_keys=True), str(sm)]
-    parts += [triton.__version__, str(assembler if sm in CUDA_13_SMS else "")]
+    parts += [triton.__version__, assembler.version if assembler and sm in CUDA_13_SMS else ""]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -104,11 +105,11 @@ def _assemble(ptx: str, sm: int) -> bytes:
         return cubin.read_bytes()
 
 
-def compile_variant(variant: KernelVariant, keys: dict[int, str], folder: Path, assembler: Path | None) -> None:
+def compile_variant(variant: KernelVariant, keys: dict[int, str], folder: Path, assembler: NvidiaTool | None) -> None:
     """Compile one kernel for SMs that share their PTX, into folder/key.{cubin,ptx,json}. keys: by SM."""
     first = next(iter(keys))
-    if first in CUDA_13_SMS:
-        os.environ["TRITON_PTXAS_BLACKWELL_PATH"] = str(assembler)
+    if first in CUDA_13_SMS and assembler is not None:
+        os.environ["TRITON_PTXAS_BLACKWELL_PATH"] = assembler.path
     else:
         os.environ.pop("TRITON_PTXAS_BLACKWELL_PATH", None)
     triton.knobs.compilation.disable_line_info = True
@@ -147,24 +148,34 @@ def compile_kernels(variants: list[KernelVariant], sms: list[int], cache: Path) 
     with tempfile.TemporaryDirectory() as triton_cache:
         # Spawned, so that each worker reads its own environment; Triton keeps its own cache files in a folder of ours.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(WORKERS, context, _start_worker, (triton_cache,)) as pool:
+        with ProcessPoolExecutor(cxx.workers(), context, _start_worker, (triton_cache,)) as pool:
             jobs = [
                 pool.submit(compile_variant, variant, of_sms, folder, assembler)
                 for (variant, _), of_sms in missing.items()
             ]
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="kernels", unit="kernel", disable=not jobs):
                 job.result()
-    portable = [sm for sm in sms if sm < FIRST_EXACT_SM]
+    ptx_sm = ptx_sm_of(sms)
     images = []
     for (variant, sm), key in keys.items():
         facts = json.loads((folder / f"{key}.json").read_text())
         common = dict(name=variant.name, sm=sm, tile=variant.tile, **facts)
         cubin = (folder / f"{key}.cubin").read_bytes()
         images.append(KernelImage(is_ptx=False, is_exact=sm >= FIRST_EXACT_SM, data=cubin, **common))
-        if portable and sm == max(portable):
+        if sm == ptx_sm:
             ptx = (folder / f"{key}.ptx").read_bytes()
             images.append(KernelImage(is_ptx=True, is_exact=False, data=ptx, **common))
     return images, hashlib.sha256("\n".join(keys.values()).encode()).hexdigest()
+
+
+def ptx_sm_of(sms: list[int]) -> int | None:
+    """The SM whose PTX goes into a library for these SMs, None if none has PTX that a later GPU takes.
+
+    The oldest of those that share their PTX: it runs on most GPUs and is no worse for it. It is also what a GPU takes
+    whose driver refuses its cubin, and an Orin (8.7) where the library has no cubin for it.
+    """
+    shared = [sm for sm in sms if sm in ONE_PTX_SMS]
+    return min(shared) if shared else max((sm for sm in sms if sm < FIRST_EXACT_SM), default=None)
 
 
 def _start_worker(triton_cache: str) -> None:
@@ -182,7 +193,8 @@ def _sms_to_build(asked: list[int] | None) -> tuple[list[int], dict[str, str]]:
         reason = "no ptxas of CUDA 13 on this machine; PTX covers it where SM 8.9 or older is built"
         if asked:
             raise RmtEdgeError(
-                f"SM {needing[0]} cannot be built: no ptxas of CUDA 13.", "looked on the path and under /usr/local.",
+                f"SM {needing[0]} cannot be built: no ptxas of CUDA 13.",
+                "looked in triton's wheel, on the path and under /usr/local.",
                 "pip install nvidia-cuda-nvcc, or install the CUDA 13 toolkit.",
             )  # fmt: skip
         for sm in needing:

@@ -1,10 +1,11 @@
 """The C++ half of the plugin library's build: embed the compiled kernels, compile with g++, link with nothing.
 
 The generated files: one blob of all kernel images, an assembler file that includes it, and the table that
-cpp/common/kernelStore.h declares. TensorRT's headers are needed for that, its libraries are not.
+cpp/common/embeddedKernels.h declares. TensorRT's headers are needed for that, its libraries are not.
 """
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -28,7 +29,7 @@ COMPILE_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "
 LINK_FLAGS = ("-shared", "-Wl,--no-undefined", "-Wl,--as-needed", "-Wl,-z,now", "-Wl,--gc-sections")
 EXPORTS = "{ global: getCreators; setLoggerFinder; rmt_*; local: *; };"
 IMAGE_ALIGNMENT = 64
-WORKERS = 2
+MAX_WORKERS = 16  # a process that compiles kernels holds torch and triton, 0.6 GB each
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ def find_compiler(architecture: str) -> str:
             f"{name} was not found.", f"it builds the plugin library for {architecture}.", f"apt-get install {package}"
         )
     return name
+
+
+def workers() -> int:
+    """How many kernels, or C++ files, are compiled at once: one for each core that this process may use."""
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
 
 
 def source_folders() -> list[Path]:
@@ -116,7 +122,7 @@ def _download_headers(folder: Path) -> None:
 
 
 def write_generated(folder: Path, images: list[KernelImage], info: dict, build_hash: str) -> None:
-    """kernels.bin, kernels.S and kernelTable.cpp: what cpp/common/kernelStore.h declares."""
+    """kernels.bin, kernels.S and kernelTable.cpp: what cpp/common/embeddedKernels.h declares."""
     folder.mkdir(parents=True, exist_ok=True)
     blob, rows = bytearray(), []
     for image in images:
@@ -134,7 +140,7 @@ def write_generated(folder: Path, images: list[KernelImage], info: dict, build_h
     ]  # fmt: skip
     (folder / "kernels.S").write_text("\n".join(assembler))
     table = [
-        "// Written by rmt_edge/plugin/cxx.py.", '#include "kernelStore.h"', "", "namespace rmt_edge", "{",
+        "// Written by rmt_edge/plugin/cxx.py.", '#include "embeddedKernels.h"', "", "namespace rmt_edge", "{",
         "EmbeddedKernel const kEMBEDDED_KERNELS[] = {", *rows, "};",
         f"int32_t const kNB_EMBEDDED_KERNELS = {len(images)};",
         f"char const* const kLIBRARY_INFO = {json.dumps(json.dumps(info))};",
@@ -157,7 +163,7 @@ def compile_library(architecture: str, generated: Path, include: list[Path], out
         _run([compiler, *flags, "-c", str(source), "-o", str(target)], source.name)
         return target
 
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(workers()) as pool:
         compiled = list(pool.map(compile_source, sources))
     exports = generated / "exports.map"
     exports.write_text(EXPORTS + "\n")

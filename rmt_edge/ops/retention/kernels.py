@@ -216,7 +216,7 @@ def retention_kernel(
 
 
 def default_tactic(tactics: tuple[int, ...], line_length: int) -> int:
-    """The first tactic whose keys hold a whole line, else the last. plugin/retentionLaunch.cpp does the same."""
+    """The first tactic whose keys hold a whole line, else the last, as retentionLaunch.cpp in plugin/cpp/ does."""
     return next((x for x in tactics if TACTICS[x].keys >= line_length), tactics[-1])
 
 
@@ -304,7 +304,7 @@ def launch_retention(
 
 
 def aot_variants() -> list[KernelVariant]:
-    """Every kernel that the plugin library carries; the names are those that plugin/retentionLaunch.cpp asks for."""
+    """Every kernel that the plugin library carries; retentionLaunch.cpp in plugin/cpp/ asks for them by name."""
     variants = []
     types = {torch.float16: "fp16", torch.float32: "fp32"}
     for (decomposed, dtype), tactics in FORM_TACTICS.items():

@@ -1,8 +1,8 @@
 //! \file
 //! What TensorRT asks a plugin library for. A further op adds its creators to the table.
 
-#include "depthwiseResidualAttributes.h"
-#include "retentionAttributes.h"
+#include "depthwiseResidualPlugin.h"
+#include "retentionPlugin.h"
 
 #include <NvInferRuntime.h>
 

@@ -17,14 +17,22 @@ struct CudaDriver
     decltype(&::cuInit) init{};
     decltype(&::cuCtxGetCurrent) ctxGetCurrent{};
     decltype(&::cuCtxGetDevice) ctxGetDevice{};
+    decltype(&::cuCtxPushCurrent) ctxPushCurrent{};
+    decltype(&::cuCtxPopCurrent) ctxPopCurrent{};
+    decltype(&::cuDeviceGet) deviceGet{};
+    decltype(&::cuDevicePrimaryCtxRetain) devicePrimaryCtxRetain{};
+    decltype(&::cuDevicePrimaryCtxRelease) devicePrimaryCtxRelease{};
+    decltype(&::cuDevicePrimaryCtxGetState) devicePrimaryCtxGetState{};
     decltype(&::cuDeviceGetAttribute) deviceGetAttribute{};
     decltype(&::cuModuleLoadData) moduleLoadData{};
+    decltype(&::cuModuleUnload) moduleUnload{};
     decltype(&::cuModuleGetFunction) moduleGetFunction{};
     decltype(&::cuFuncSetAttribute) funcSetAttribute{};
     decltype(&::cuLaunchKernel) launchKernel{};
     decltype(&::cuMemAlloc) memAlloc{};
     decltype(&::cuMemFree) memFree{};
     decltype(&::cuMemcpyHtoD) memcpyHtoD{};
+    decltype(&::cuStreamSynchronize) streamSynchronize{};
     decltype(&::cuGetErrorString) getErrorString{};
     //! Absent before CUDA 12.0.
     CUresult (*ctxGetId)(CUcontext, unsigned long long*){};

@@ -24,6 +24,11 @@ int32_t reportError(std::string const& message) noexcept
     return kFAILURE;
 }
 
+void reportNote(std::string const& message) noexcept
+{
+    std::fprintf(stderr, "rmt_edge: note: %s\n", message.c_str());
+}
+
 char const* takeLastError() noexcept
 {
     tTakenError.swap(tLastError);

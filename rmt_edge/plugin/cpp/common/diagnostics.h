@@ -21,6 +21,9 @@ constexpr int32_t kFAILURE = -1;
 //! \return kFAILURE, so that a caller can `return reportError(…)`.
 int32_t reportError(std::string const& message) noexcept;
 
+//! \brief Write "rmt_edge: note: <message>" to stderr: something to know that ends nothing.
+void reportNote(std::string const& message) noexcept;
+
 //! \return The last message of this thread, which is then forgotten; empty if there was none. Valid until the next call.
 char const* takeLastError() noexcept;
 

@@ -5,11 +5,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <mutex>
-#include <set>
 #include <tuple>
 
 namespace rmt_edge
@@ -21,7 +20,6 @@ namespace
 constexpr int32_t kNB_HIDDEN_PARAMETERS = 2;
 constexpr int32_t kMAX_PARAMETERS = 32;
 constexpr int32_t kMAX_GRID_Y = 65535; // CUDA C++ Programming Guide, technical specifications
-constexpr int32_t kMINOR_PER_MAJOR = 10; // SM 8.7 is 87
 
 //! Context, its id (a new context may get the address of an old one), kernel name.
 using LoadedKey = std::tuple<CUcontext, unsigned long long, std::string>;
@@ -36,79 +34,6 @@ Store& store()
 {
     static Store* const instance = new Store; // outlives every static destructor, as TensorRT's plugins may
     return *instance;
-}
-
-EmbeddedKernel const* begin()
-{
-    return kEMBEDDED_KERNELS;
-}
-
-EmbeddedKernel const* end()
-{
-    return kEMBEDDED_KERNELS + kNB_EMBEDDED_KERNELS;
-}
-
-std::string smText(int32_t sm)
-{
-    return std::to_string(sm / kMINOR_PER_MAJOR) + "." + std::to_string(sm % kMINOR_PER_MAJOR);
-}
-
-//! How well an image suits a GPU: 0 not at all, PTX last, among cubins the nearest.
-int32_t suitability(EmbeddedKernel const& kernel, int32_t sm)
-{
-    if (kernel.sm > sm)
-    {
-        return 0;
-    }
-    if (kernel.isPtx != 0)
-    {
-        return 1;
-    }
-    if (kernel.sm == sm)
-    {
-        return std::numeric_limits<int32_t>::max();
-    }
-    bool const isSameMajor = kernel.sm / kMINOR_PER_MAJOR == sm / kMINOR_PER_MAJOR;
-    return isSameMajor && kernel.isExact == 0 ? kernel.sm : 0;
-}
-
-EmbeddedKernel const* findKernel(std::string const& name, int32_t sm)
-{
-    EmbeddedKernel const* best{};
-    int32_t bestSuitability{0};
-    for (EmbeddedKernel const* kernel = begin(); kernel != end(); ++kernel)
-    {
-        if (name == kernel->name && suitability(*kernel, sm) > bestSuitability)
-        {
-            best = kernel;
-            bestSuitability = suitability(*kernel, sm);
-        }
-    }
-    return best;
-}
-
-std::string missingMessage(std::string const& name, int32_t sm)
-{
-    std::set<int32_t> cubins;
-    std::string ptx = "none";
-    for (EmbeddedKernel const* kernel = begin(); kernel != end(); ++kernel)
-    {
-        if (kernel->isPtx != 0)
-        {
-            ptx = "SM " + smText(kernel->sm) + " and later";
-        }
-        else
-        {
-            cubins.insert(kernel->sm);
-        }
-    }
-    std::string list;
-    for (int32_t const cubin : cubins)
-    {
-        list += (list.empty() ? "" : ", ") + smText(cubin);
-    }
-    return "kernel " + name + " was not compiled for this GPU (SM " + smText(sm) + "). Note: the library holds cubins for SM "
-        + list + "; PTX: " + ptx + ". Build the library for it: rmt-edge plugin build --sm " + std::to_string(sm);
 }
 
 int32_t currentSm(CudaDriver const& driver, CUcontext& context, unsigned long long& contextId, int32_t& sm)
@@ -145,14 +70,16 @@ int32_t currentSm(CudaDriver const& driver, CUcontext& context, unsigned long lo
     return kSUCCESS;
 }
 
-int32_t loadImage(CudaDriver const& driver, EmbeddedKernel const& embedded, LoadedKernel& kernel)
+//! Load one image and find the kernel in it; what the driver answered.
+CUresult loadImage(CudaDriver const& driver, EmbeddedKernel const& embedded, LoadedKernel& kernel)
 {
     CUmodule module{}; // stays loaded as long as its context
     CUresult result = driver.moduleLoadData(&module, rmt_edge_kernel_blob + embedded.offset);
-    if (result == CUDA_SUCCESS)
+    if (result != CUDA_SUCCESS)
     {
-        result = driver.moduleGetFunction(&kernel.function, module, embedded.symbol);
+        return result;
     }
+    result = driver.moduleGetFunction(&kernel.function, module, embedded.symbol);
     if (result == CUDA_SUCCESS)
     {
         result = driver.funcSetAttribute(
@@ -164,25 +91,44 @@ int32_t loadImage(CudaDriver const& driver, EmbeddedKernel const& embedded, Load
     }
     if (result != CUDA_SUCCESS)
     {
-        return reportError(cudaMessage(std::string{"cannot load kernel "} + embedded.name, result));
+        driver.moduleUnload(module);
+        kernel.function = nullptr;
+        return result;
     }
     kernel.embedded = &embedded;
-    return kSUCCESS;
+    return CUDA_SUCCESS;
+}
+
+//! Load the best image that the driver takes; kFAILURE after reporting what it answered to each.
+int32_t loadBest(CudaDriver const& driver, std::string const& name, int32_t sm, LoadedKernel& kernel)
+{
+    std::string answers;
+    for (EmbeddedKernel const* const candidate : kernelCandidates(name, sm))
+    {
+        CUresult const result = loadImage(driver, *candidate, kernel);
+        if (result == CUDA_SUCCESS)
+        {
+            if (!answers.empty())
+            {
+                // Once, not for each of many kernels: the driver answers the same to all of them.
+                static std::once_flag isTold;
+                std::call_once(isTold, reportNote,
+                    "on this GPU (" + smText(sm) + ") " + imageText(*candidate) + " is used, as the driver refused "
+                        + answers + ".");
+            }
+            return kSUCCESS;
+        }
+        answers += (answers.empty() ? "" : "; ") + cudaMessage(imageText(*candidate), result);
+    }
+    if (answers.empty())
+    {
+        return reportError(missingKernelMessage(name, sm));
+    }
+    return reportError(
+        "kernel " + name + " cannot be loaded on this GPU (" + smText(sm) + "): the driver refused " + answers + ".");
 }
 
 } // namespace
-
-bool hasKernel(std::string const& name) noexcept
-{
-    return findAnyKernel(name) != nullptr;
-}
-
-EmbeddedKernel const* findAnyKernel(std::string const& name) noexcept
-{
-    EmbeddedKernel const* const found
-        = std::find_if(begin(), end(), [&name](EmbeddedKernel const& kernel) { return name == kernel.name; });
-    return found != end() ? found : nullptr;
-}
 
 int32_t loadKernel(std::string const& name, LoadedKernel& kernel) noexcept
 {
@@ -205,18 +151,22 @@ int32_t loadKernel(std::string const& name, LoadedKernel& kernel) noexcept
                 kernel = known->second;
                 return kSUCCESS;
             }
-            EmbeddedKernel const* const embedded = findKernel(name, sm);
-            if (embedded == nullptr)
-            {
-                return reportError(missingMessage(name, sm));
-            }
-            if (loadImage(*driver, *embedded, kernel) != kSUCCESS)
+            if (loadBest(*driver, name, sm, kernel) != kSUCCESS)
             {
                 return kFAILURE;
             }
             store().loaded.emplace(key, kernel);
             return kSUCCESS;
         });
+}
+
+void forgetKernels(CUcontext context) noexcept
+{
+    std::lock_guard<std::mutex> const lock{store().mutex};
+    for (auto loaded = store().loaded.begin(); loaded != store().loaded.end();)
+    {
+        loaded = std::get<CUcontext>(loaded->first) == context ? store().loaded.erase(loaded) : std::next(loaded);
+    }
 }
 
 int32_t launchKernel(LoadedKernel const& kernel, int64_t nbBlocks, int32_t nbBlocksY, void** parameters,

@@ -1,7 +1,7 @@
 #include "libraryApi.h"
 
 #include "diagnostics.h"
-#include "kernelStore.h"
+#include "embeddedKernels.h"
 
 extern "C"
 {

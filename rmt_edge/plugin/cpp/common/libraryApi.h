@@ -3,7 +3,8 @@
  * C entry points of the library, without TensorRT, for ctypes or any other caller; each op has a header of its own.
  *
  * All that launch or load return 0 for success and another number for failure; rmt_edge_last_error() then says what was
- * wrong. The caller has made a CUDA context current. Pointers are device pointers, 16-byte aligned.
+ * wrong. The caller has made the CUDA context current that the pointers belong to; where none is, the primary one of
+ * device 0 is current for the length of the call. Pointers are device pointers, 16-byte aligned.
  */
 
 #ifndef RMT_EDGE_LIBRARY_API_H

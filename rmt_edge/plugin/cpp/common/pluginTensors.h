@@ -7,20 +7,53 @@
 #include <NvInferRuntime.h>
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace rmt_edge
 {
 
-inline bool isLinear(nvinfer1::PluginTensorDesc const& desc)
+//! The type of one tensor of a node: the element type, float32 or float16, that the node's input 0 decides, or int8.
+enum class TensorType : int32_t
 {
-    return desc.format == nvinfer1::TensorFormat::kLINEAR;
-}
+    kELEMENT,
+    kINT8
+};
+
+//! One input or output of an op.
+struct TensorRole
+{
+    std::string name; //!< As plugin/README.md calls it.
+    TensorType type{TensorType::kELEMENT};
+};
+
+//! All inputs and outputs of an op, in order. Input 0 is of the element type.
+struct PluginTensors
+{
+    std::vector<TensorRole> inputs;
+    std::vector<TensorRole> outputs;
+};
 
 //! Whether two sizes contradict each other: not while one of them is dynamic and unknown (-1).
-inline bool differs(int64_t given, int64_t wanted)
-{
-    return given >= 0 && wanted >= 0 && given != wanted;
-}
+bool differs(int64_t given, int64_t wanted);
+
+//! \return RMT_EDGE_FLOAT32, RMT_EDGE_FLOAT16, or kUNKNOWN_TYPE for any other.
+int32_t elementTypeOf(nvinfer1::DataType type);
+
+//! \return The data type of a role beside an input 0 of that type.
+nvinfer1::DataType typeOf(TensorRole const& role, nvinfer1::DataType element);
+
+//! \return "(2, ?, 64)": sizes that are not known are -1.
+std::string dimsText(std::vector<int64_t> const& sizes);
+std::vector<int64_t> sizesOf(nvinfer1::Dims const& dims);
+
+//! \return The sizes that are known while the network is made, -1 for the others.
+nvinfer1::Dims knownDims(nvinfer1::DimsExprs const& dims);
+
+// What is wrong, empty if nothing is.
+
+std::string tensorCountProblem(PluginTensors const& tensors, int32_t nbInputs, int32_t nbOutputs);
+std::string inputTypesProblem(PluginTensors const& tensors, std::vector<nvinfer1::DataType> const& types);
 
 inline int32_t size32(int64_t size)
 {

@@ -1,9 +1,6 @@
 #include "depthwiseResidualAttributes.h"
 
-#include "depthwiseResidualPlugin.h"
-#include "diagnostics.h"
-
-#include <memory>
+#include <string>
 
 using namespace nvinfer1;
 
@@ -25,6 +22,11 @@ float positive(PluginFields const& fields, char const* name)
 
 } // namespace
 
+DepthwiseResidualAttributes::DepthwiseResidualAttributes(DepthwiseResidualForm const& form)
+    : form{form}
+{
+}
+
 DepthwiseResidualAttributes::DepthwiseResidualAttributes(DepthwiseResidualForm const& form, PluginFields const& fields)
     : form{form}
     , channels{fields.integer("channels")}
@@ -38,52 +40,18 @@ DepthwiseResidualAttributes::DepthwiseResidualAttributes(DepthwiseResidualForm c
     }
 }
 
-DepthwiseResidualPluginCreator::DepthwiseResidualPluginCreator(DepthwiseResidualForm const& form)
-    : mForm{form}
-    , mFields{{"channels", nullptr, PluginFieldType::kINT32, 1}}
+std::vector<PluginField> DepthwiseResidualAttributes::fields() const
 {
+    std::vector<PluginField> fields{{"channels", &channels, PluginFieldType::kINT32, 1}};
     if (form.hasNorm)
     {
-        mFields.emplace_back("epsilon", nullptr, PluginFieldType::kFLOAT32, 1);
+        fields.emplace_back("epsilon", &epsilon, PluginFieldType::kFLOAT32, 1);
     }
     if (form.isInt8)
     {
-        mFields.emplace_back("output_scale", nullptr, PluginFieldType::kFLOAT32, 1);
+        fields.emplace_back("output_scale", &outputScale, PluginFieldType::kFLOAT32, 1);
     }
-    mFieldCollection = {static_cast<int32_t>(mFields.size()), mFields.data()};
-}
-
-IPluginV3* DepthwiseResidualPluginCreator::createPlugin(
-    char const* name, PluginFieldCollection const* fields, TensorRTPhase /*phase*/) noexcept
-{
-    return guarded<IPluginV3*>(nullptr,
-        [&]() -> IPluginV3*
-        {
-            PluginFields const given{mForm.name, name, fields};
-            int32_t const elementType = given.integerOr(kELEMENT_TYPE_FIELD, kUNKNOWN_TYPE);
-            DepthwiseResidualAttributes const attributes{mForm, given};
-            return std::make_unique<DepthwiseResidualPlugin>(attributes, elementType).release();
-        });
-}
-
-PluginFieldCollection const* DepthwiseResidualPluginCreator::getFieldNames() noexcept
-{
-    return &mFieldCollection;
-}
-
-char const* DepthwiseResidualPluginCreator::getPluginName() const noexcept
-{
-    return mForm.name;
-}
-
-char const* DepthwiseResidualPluginCreator::getPluginVersion() const noexcept
-{
-    return kPLUGIN_VERSION;
-}
-
-char const* DepthwiseResidualPluginCreator::getPluginNamespace() const noexcept
-{
-    return kPLUGIN_NAMESPACE;
+    return fields;
 }
 
 } // namespace rmt_edge

@@ -5,6 +5,7 @@
 #define RMT_EDGE_DEPTHWISE_RESIDUAL_INPUTS_H
 
 #include "depthwiseResidualLaunch.h"
+#include "pluginTensors.h"
 
 #include <NvInferRuntime.h>
 
@@ -22,17 +23,13 @@ constexpr int32_t kBIAS = 2;
 constexpr int32_t kRESIDUAL = 3;   //!< With a residual.
 constexpr int32_t kIMAGE_RANK = 4; //!< (b, h, w, c)
 
-int32_t nbInputsOf(DepthwiseResidualForm const& form);
-int32_t nbOutputsOf(DepthwiseResidualForm const& form);
-
 //! \return The index of norm_weight, behind which norm_bias lies.
 int32_t normWeightOf(DepthwiseResidualForm const& form);
 
-// What is wrong, empty if nothing is. Sizes that are not known yet are -1 and never wrong.
+//! \return All inputs and outputs of an op type.
+PluginTensors tensorsOf(DepthwiseResidualForm const& form);
 
-std::string inputCountProblem(DepthwiseResidualForm const& form, int32_t nbInputs, int32_t nbOutputs);
-std::string inputTypesProblem(DepthwiseResidualForm const& form, nvinfer1::DataType const* types, int32_t nbInputs);
-std::string kernelSizeProblem(std::vector<int64_t> const& weight);
+//! \return What is wrong, empty if nothing is. Sizes that are not known yet are -1 and never wrong.
 std::string inputShapesProblem(
     DepthwiseResidualForm const& form, int32_t channels, std::vector<nvinfer1::Dims> const& inputs);
 

@@ -1,258 +1,80 @@
 #include "depthwiseResidualPlugin.h"
 
 #include "depthwiseResidualInputs.h"
-#include "depthwiseResidualKernel.h"
-#include "diagnostics.h"
-#include "pluginTensors.h"
 
 #include <algorithm>
-#include <memory>
 
 using namespace nvinfer1;
 
 namespace rmt_edge
 {
+namespace
+{
+
+DepthwiseResidualSizes sizesOfImage(Dims const& x)
+{
+    return {size32(x.d[0]), size32(x.d[1]), size32(x.d[2])};
+}
+
+} // namespace
 
 DepthwiseResidualPlugin::DepthwiseResidualPlugin(DepthwiseResidualAttributes const& attributes, int32_t elementType)
-    : mAttributes{attributes}
-    , mElementType{elementType}
+    : PluginBase{attributes.form.name, tensorsOf(attributes.form), elementType}
+    , mAttributes{attributes}
 {
 }
 
 DepthwiseResidualConfig DepthwiseResidualPlugin::config() const noexcept
 {
-    return {mAttributes.form, mAttributes.channels, mElementType};
+    return {mAttributes.form, mAttributes.channels, elementType()};
 }
 
-int32_t DepthwiseResidualPlugin::check(std::string const& problem) const
+std::unique_ptr<PluginBase> DepthwiseResidualPlugin::remake() const
 {
-    return problem.empty() ? kSUCCESS : reportError(std::string{mAttributes.form.name} + ": " + problem);
+    return std::make_unique<DepthwiseResidualPlugin>(mAttributes, elementType());
 }
 
-int32_t DepthwiseResidualPlugin::takeType(DataType type)
+std::vector<PluginField> DepthwiseResidualPlugin::attributeFields() const
 {
-    if (type != DataType::kFLOAT && type != DataType::kHALF)
-    {
-        return check("x must be float32 or float16, not data type " + std::to_string(static_cast<int32_t>(type)) + ".");
-    }
-    mElementType = type == DataType::kHALF ? RMT_EDGE_FLOAT16 : RMT_EDGE_FLOAT32;
-    return mAttributes.form.isInt8 ? check(depthwiseResidualScaleProblem(mElementType, mAttributes.outputScale))
-                                   : kSUCCESS;
+    return mAttributes.fields();
 }
 
-int32_t DepthwiseResidualPlugin::takeShapes(std::vector<Dims> const& inputs)
+std::string DepthwiseResidualPlugin::timingKey() const
 {
-    if (check(inputShapesProblem(mAttributes.form, mAttributes.channels, inputs)) != kSUCCESS)
-    {
-        return kFAILURE;
-    }
-    Dims const& x = inputs[kX];
-    mSizes = {size32(x.d[0]), size32(x.d[1]), size32(x.d[2])};
-    return check(depthwiseResidualSizesProblem(mSizes, mAttributes.channels));
+    return "c" + std::to_string(mAttributes.channels);
 }
 
-IPluginCapability* DepthwiseResidualPlugin::getCapabilityInterface(PluginCapabilityType type) noexcept
+std::string DepthwiseResidualPlugin::elementTypeProblem(int32_t elementType) const
 {
-    switch (type)
-    {
-    case PluginCapabilityType::kBUILD: return static_cast<IPluginV3OneBuild*>(this);
-    case PluginCapabilityType::kRUNTIME: return static_cast<IPluginV3OneRuntime*>(this);
-    case PluginCapabilityType::kCORE: break;
-    }
-    return static_cast<IPluginV3OneCore*>(this);
+    return mAttributes.form.isInt8 ? depthwiseResidualScaleProblem(elementType, mAttributes.outputScale) : "";
 }
 
-IPluginV3* DepthwiseResidualPlugin::clone() noexcept
+std::string DepthwiseResidualPlugin::shapesProblem(std::vector<Dims> const& inputs) const
 {
-    return guarded<IPluginV3*>(nullptr,
-        [this]() -> IPluginV3*
-        {
-            auto copy = std::make_unique<DepthwiseResidualPlugin>(mAttributes, mElementType);
-            copy->mTactic = mTactic;
-            copy->mSizes = mSizes;
-            copy->mTacticIds = mTacticIds;
-            return copy.release();
-        });
+    std::string const problem = inputShapesProblem(mAttributes.form, mAttributes.channels, inputs);
+    return problem.empty() ? depthwiseResidualSizesProblem(sizesOfImage(inputs[kX]), mAttributes.channels) : problem;
 }
 
-char const* DepthwiseResidualPlugin::getPluginName() const noexcept
+void DepthwiseResidualPlugin::writeOutputShapes(
+    DimsExprs const* inputs, DimsExprs* outputs, IExprBuilder& /*exprBuilder*/) const
 {
-    return mAttributes.form.name;
+    std::fill_n(outputs, getNbOutputs(), inputs[kX]);
 }
 
-char const* DepthwiseResidualPlugin::getPluginVersion() const noexcept
+std::vector<int32_t> DepthwiseResidualPlugin::tacticsFor(std::vector<Dims> const& /*inputs*/) const
 {
-    return kPLUGIN_VERSION;
+    return depthwiseResidualTactics(config());
 }
 
-char const* DepthwiseResidualPlugin::getPluginNamespace() const noexcept
+int32_t DepthwiseResidualPlugin::load()
 {
-    return kPLUGIN_NAMESPACE;
+    return loadDepthwiseResidual(config(), mTactics);
 }
 
-int32_t DepthwiseResidualPlugin::configurePlugin(DynamicPluginTensorDesc const* in, int32_t nbInputs,
-    DynamicPluginTensorDesc const* /*out*/, int32_t nbOutputs) noexcept
-{
-    return guarded<int32_t>(kFAILURE,
-        [&]() -> int32_t
-        {
-            if (check(inputCountProblem(mAttributes.form, nbInputs, nbOutputs)) != kSUCCESS
-                || takeType(in[kX].desc.type) != kSUCCESS)
-            {
-                return kFAILURE;
-            }
-            // The largest shapes first, for the limits; the sizes that stay are those of the opt shapes.
-            for (Dims DynamicPluginTensorDesc::*const which :
-                {&DynamicPluginTensorDesc::max, &DynamicPluginTensorDesc::opt})
-            {
-                std::vector<Dims> shapes;
-                std::transform(in, in + nbInputs, std::back_inserter(shapes),
-                    [which](DynamicPluginTensorDesc const& desc) { return desc.*which; });
-                if (takeShapes(shapes) != kSUCCESS)
-                {
-                    return kFAILURE;
-                }
-            }
-            mTacticIds = depthwiseResidualTactics(config());
-            return kSUCCESS;
-        });
-}
-
-int32_t DepthwiseResidualPlugin::getOutputDataTypes(
-    DataType* outputTypes, int32_t nbOutputs, DataType const* inputTypes, int32_t nbInputs) const noexcept
-{
-    return guarded<int32_t>(kFAILURE,
-        [&]() -> int32_t
-        {
-            if (check(inputCountProblem(mAttributes.form, nbInputs, nbOutputs)) != kSUCCESS
-                || check(inputTypesProblem(mAttributes.form, inputTypes, nbInputs)) != kSUCCESS)
-            {
-                return kFAILURE;
-            }
-            std::fill_n(outputTypes, nbOutputs, inputTypes[kX]);
-            if (mAttributes.form.isInt8)
-            {
-                outputTypes[nbOutputs - 1] = DataType::kINT8;
-            }
-            return kSUCCESS;
-        });
-}
-
-int32_t DepthwiseResidualPlugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs,
-    DimsExprs const* /*shapeInputs*/, int32_t /*nbShapeInputs*/, DimsExprs* outputs, int32_t nbOutputs,
-    IExprBuilder& /*exprBuilder*/) noexcept
-{
-    return guarded<int32_t>(kFAILURE,
-        [&]() -> int32_t
-        {
-            if (check(inputCountProblem(mAttributes.form, nbInputs, nbOutputs)) != kSUCCESS)
-            {
-                return kFAILURE;
-            }
-            if (inputs[kX].nbDims != kIMAGE_RANK)
-            {
-                return check("x must have 4 dimensions, (b, h, w, c).");
-            }
-            // As soon as shapes are known, which for a weight is when the node is added.
-            DimsExprs const& weight = inputs[kWEIGHT];
-            std::vector<int64_t> sizes;
-            for (int32_t i = 0; i < weight.nbDims; ++i)
-            {
-                sizes.push_back(weight.d[i]->isConstant() ? weight.d[i]->getConstantValue() : -1);
-            }
-            if (check(kernelSizeProblem(sizes)) != kSUCCESS)
-            {
-                return kFAILURE;
-            }
-            std::fill_n(outputs, nbOutputs, inputs[kX]);
-            return kSUCCESS;
-        });
-}
-
-bool DepthwiseResidualPlugin::supportsFormatCombination(
-    int32_t pos, DynamicPluginTensorDesc const* inOut, int32_t nbInputs, int32_t nbOutputs) noexcept
+int32_t DepthwiseResidualPlugin::launch(LaunchArguments const& arguments)
 {
     DepthwiseResidualForm const& form = mAttributes.form;
-    if (nbInputs != nbInputsOf(form) || nbOutputs != nbOutputsOf(form) || pos >= nbInputs + nbOutputs)
-    {
-        return false;
-    }
-    DataType const type = inOut[kX].desc.type;
-    PluginTensorDesc const& asked = inOut[pos].desc;
-    bool const isFloat = type == DataType::kFLOAT || type == DataType::kHALF;
-    bool const isInt8Output = form.isInt8 && pos == nbInputs + nbOutputs - 1;
-    return isFloat && isLinear(asked) && asked.type == (isInt8Output ? DataType::kINT8 : type);
-}
-
-int32_t DepthwiseResidualPlugin::getNbOutputs() const noexcept
-{
-    return nbOutputsOf(mAttributes.form);
-}
-
-int32_t DepthwiseResidualPlugin::getNbTactics() noexcept
-{
-    return static_cast<int32_t>(mTacticIds.size());
-}
-
-int32_t DepthwiseResidualPlugin::getValidTactics(int32_t* tactics, int32_t nbTactics) noexcept
-{
-    std::copy_n(mTacticIds.begin(), std::min(nbTactics, getNbTactics()), tactics);
-    return kSUCCESS;
-}
-
-char const* DepthwiseResidualPlugin::getTimingCacheID() noexcept
-{
-    return guarded<char const*>(nullptr,
-        [this]() -> char const*
-        {
-            mTimingCacheId = std::string{mAttributes.form.name} + "_c" + std::to_string(mAttributes.channels) + "_"
-                + kBUILD_HASH;
-            return mTimingCacheId.c_str();
-        });
-}
-
-int32_t DepthwiseResidualPlugin::setTactic(int32_t tactic) noexcept
-{
-    mTactic = tactic;
-    return kSUCCESS;
-}
-
-int32_t DepthwiseResidualPlugin::onShapeChange(PluginTensorDesc const* in, int32_t nbInputs,
-    PluginTensorDesc const* /*out*/, int32_t nbOutputs) noexcept
-{
-    return guarded<int32_t>(kFAILURE,
-        [&]() -> int32_t
-        {
-            int32_t const previousType = mElementType;
-            if (check(inputCountProblem(mAttributes.form, nbInputs, nbOutputs)) != kSUCCESS
-                || takeType(in[kX].type) != kSUCCESS)
-            {
-                return kFAILURE;
-            }
-            std::vector<Dims> shapes;
-            std::transform(in, in + nbInputs, std::back_inserter(shapes),
-                [](PluginTensorDesc const& desc) { return desc.dims; });
-            if (takeShapes(shapes) != kSUCCESS)
-            {
-                return kFAILURE;
-            }
-            if (mIsAttached && (mTactics.empty() || previousType != mElementType))
-            {
-                return loadDepthwiseResidual(config(), mTactics);
-            }
-            return kSUCCESS;
-        });
-}
-
-int32_t DepthwiseResidualPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTensorDesc const* /*outputDesc*/,
-    void const* const* inputs, void* const* outputs, void* /*workspace*/, CUstream_st* stream) noexcept
-{
-    // Loaded by attachToContext or onShapeChange; a caller that skipped them gets it here, once.
-    if (mTactics.empty() && loadDepthwiseResidual(config(), mTactics) != kSUCCESS)
-    {
-        return kFAILURE;
-    }
-    DepthwiseResidualForm const& form = mAttributes.form;
+    void const* const* const inputs = arguments.inputs;
     DepthwiseResidualPointers pointers;
     pointers.x = inputs[kX];
     pointers.weight = inputs[kWEIGHT];
@@ -260,53 +82,21 @@ int32_t DepthwiseResidualPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, 
     pointers.residual = form.hasResidual ? inputs[kRESIDUAL] : nullptr;
     pointers.normWeight = form.hasNorm ? inputs[normWeightOf(form)] : nullptr;
     pointers.normBias = form.hasNorm ? inputs[normWeightOf(form) + 1] : nullptr;
-    pointers.out = outputs[0];
-    pointers.norm = form.hasNorm ? outputs[1] : nullptr;
-    return launchDepthwiseResidual(
-        config(), mTactics, mTactic, mSizes, pointers, mAttributes.epsilon, mAttributes.outputScale, stream);
+    pointers.out = arguments.outputs[0];
+    pointers.norm = form.hasNorm ? arguments.outputs[1] : nullptr;
+    return launchDepthwiseResidual(config(), mTactics, arguments.tactic, sizesOfImage(arguments.shapes[kX]), pointers,
+        mAttributes.epsilon, mAttributes.outputScale, arguments.stream);
 }
 
-IPluginV3* DepthwiseResidualPlugin::attachToContext(IPluginResourceContext* /*context*/) noexcept
+DepthwiseResidualPluginCreator::DepthwiseResidualPluginCreator(DepthwiseResidualForm const& form)
+    : PluginCreatorBase{form.name, DepthwiseResidualAttributes{form}.fields()}
+    , mForm{form}
 {
-    return guarded<IPluginV3*>(nullptr,
-        [this]() -> IPluginV3*
-        {
-            std::unique_ptr<DepthwiseResidualPlugin> attached{static_cast<DepthwiseResidualPlugin*>(clone())};
-            if (attached == nullptr)
-            {
-                return nullptr;
-            }
-            attached->mIsAttached = true;
-            // Here and not at the first launch, which may happen while a CUDA graph is captured.
-            bool const isKnown = mElementType != kUNKNOWN_TYPE;
-            if (isKnown && loadDepthwiseResidual(attached->config(), attached->mTactics) != kSUCCESS)
-            {
-                return nullptr;
-            }
-            return attached.release();
-        });
 }
 
-PluginFieldCollection const* DepthwiseResidualPlugin::getFieldsToSerialize() noexcept
+std::unique_ptr<PluginBase> DepthwiseResidualPluginCreator::make(PluginFields const& fields, int32_t elementType) const
 {
-    return guarded<PluginFieldCollection const*>(nullptr,
-        [this]() -> PluginFieldCollection const*
-        {
-            mFields = {
-                {"channels", &mAttributes.channels, PluginFieldType::kINT32, 1},
-                {kELEMENT_TYPE_FIELD, &mElementType, PluginFieldType::kINT32, 1},
-            };
-            if (mAttributes.form.hasNorm)
-            {
-                mFields.emplace_back("epsilon", &mAttributes.epsilon, PluginFieldType::kFLOAT32, 1);
-            }
-            if (mAttributes.form.isInt8)
-            {
-                mFields.emplace_back("output_scale", &mAttributes.outputScale, PluginFieldType::kFLOAT32, 1);
-            }
-            mFieldCollection = {size32(mFields.size()), mFields.data()};
-            return &mFieldCollection;
-        });
+    return std::make_unique<DepthwiseResidualPlugin>(DepthwiseResidualAttributes{mForm, fields}, elementType);
 }
 
 } // namespace rmt_edge

@@ -1,10 +1,6 @@
 #include "retentionAttributes.h"
 
-#include "diagnostics.h"
-#include "retentionPlugin.h"
-
 #include <algorithm>
-#include <memory>
 
 using namespace nvinfer1;
 
@@ -55,48 +51,15 @@ RetentionAttributes::RetentionAttributes(PluginFields const& fields)
     }
 }
 
-RetentionPluginCreator::RetentionPluginCreator()
-    : mFields{
-        {"num_heads", nullptr, PluginFieldType::kINT32, 1},
-        {"decay", nullptr, PluginFieldType::kFLOAT32, 1},
-        {"decomposed", nullptr, PluginFieldType::kINT32, 1},
-        {"channels", nullptr, PluginFieldType::kINT32, 1},
-        {"output_scale", nullptr, PluginFieldType::kFLOAT32, 1},
-    }
-    , mFieldCollection{static_cast<int32_t>(mFields.size()), mFields.data()}
+std::vector<PluginField> RetentionAttributes::fields() const
 {
-}
-
-IPluginV3* RetentionPluginCreator::createPlugin(
-    char const* name, PluginFieldCollection const* fields, TensorRTPhase /*phase*/) noexcept
-{
-    return guarded<IPluginV3*>(nullptr,
-        [&]() -> IPluginV3*
-        {
-            PluginFields const given{kRETENTION_NAME, name, fields};
-            int32_t const elementType = given.integerOr(kELEMENT_TYPE_FIELD, kUNKNOWN_TYPE);
-            return std::make_unique<RetentionPlugin>(RetentionAttributes{given}, elementType).release();
-        });
-}
-
-PluginFieldCollection const* RetentionPluginCreator::getFieldNames() noexcept
-{
-    return &mFieldCollection;
-}
-
-char const* RetentionPluginCreator::getPluginName() const noexcept
-{
-    return kRETENTION_NAME;
-}
-
-char const* RetentionPluginCreator::getPluginVersion() const noexcept
-{
-    return kPLUGIN_VERSION;
-}
-
-char const* RetentionPluginCreator::getPluginNamespace() const noexcept
-{
-    return kPLUGIN_NAMESPACE;
+    return {
+        {"num_heads", &numHeads, PluginFieldType::kINT32, 1},
+        {"decay", decay.data(), PluginFieldType::kFLOAT32, static_cast<int32_t>(decay.size())},
+        {"decomposed", &decomposed, PluginFieldType::kINT32, 1},
+        {"channels", &channels, PluginFieldType::kINT32, 1},
+        {"output_scale", &outputScale, PluginFieldType::kFLOAT32, 1},
+    };
 }
 
 } // namespace rmt_edge

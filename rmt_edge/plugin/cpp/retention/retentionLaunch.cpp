@@ -164,11 +164,42 @@ int32_t defaultRetentionTactic(RetentionConfig const& config, int32_t length)
     return ids.empty() ? 0 : ids.back();
 }
 
+std::string retentionConfigProblem(RetentionConfig const& config)
+{
+    if (!retentionTactics(config).empty())
+    {
+        return {};
+    }
+    return "this library holds no kernel for head dim " + std::to_string(config.headDim) + ", element type "
+        + std::to_string(config.elementType)
+        + ". Note: head dims 16 and 32, element types 0 (float32) and 1 (float16).";
+}
+
+std::string retentionSizesProblem(RetentionConfig const& config, RetentionSizes const& sizes)
+{
+    // Divided, not multiplied: the product of three sizes of 31 bits overflows 64.
+    int64_t const perToken = static_cast<int64_t>(sizes.nbHeads) * config.headDim * kNB_PACKED;
+    bool const isKnown = sizes.height > 0 && sizes.width > 0;
+    bool const isTooLarge = isKnown && std::numeric_limits<int32_t>::max() / sizes.height / sizes.width < perToken;
+    if (sizes.batch == 0 || sizes.height == 0 || sizes.width == 0 || sizes.nbHeads < 1 || isTooLarge)
+    {
+        return "batch " + std::to_string(sizes.batch) + ", grid " + std::to_string(sizes.height) + " x "
+            + std::to_string(sizes.width) + ", " + std::to_string(sizes.nbHeads)
+            + " heads is out of range. Note: all at least 1; one image of qkv below 2^31 elements.";
+    }
+    return {};
+}
+
 int32_t loadRetention(RetentionConfig const& config, std::vector<RetentionTactic>& tactics) noexcept
 {
     return guarded<int32_t>(kFAILURE,
         [&]() -> int32_t
         {
+            std::string const problem = retentionConfigProblem(config);
+            if (!problem.empty())
+            {
+                return reportError("Retention: " + problem);
+            }
             std::vector<RetentionTactic> loaded;
             for (int32_t const id : retentionTactics(config))
             {
@@ -183,12 +214,6 @@ int32_t loadRetention(RetentionConfig const& config, std::vector<RetentionTactic
                     }
                 }
                 loaded.push_back(tactic);
-            }
-            if (loaded.empty())
-            {
-                return reportError("Retention: this library holds no kernel for head dim " + std::to_string(config.headDim)
-                    + ", element type " + std::to_string(config.elementType)
-                    + ". Note: head dims 16 and 32, element types 0 (float32) and 1 (float16).");
             }
             tactics = std::move(loaded);
             return kSUCCESS;
@@ -212,15 +237,10 @@ int32_t launchRetention(RetentionConfig const& config, std::vector<RetentionTact
     return guarded<int32_t>(kFAILURE,
         [&]() -> int32_t
         {
-            int64_t const perImage = static_cast<int64_t>(sizes.height) * sizes.width * sizes.nbHeads * config.headDim
-                * kNB_PACKED;
-            if (sizes.batch < 1 || sizes.height < 1 || sizes.width < 1 || sizes.nbHeads < 1
-                || perImage > std::numeric_limits<int32_t>::max())
+            std::string const problem = retentionSizesProblem(config, sizes);
+            if (!problem.empty() || sizes.batch < 0 || sizes.height < 0 || sizes.width < 0)
             {
-                return reportError("Retention: batch " + std::to_string(sizes.batch) + ", grid "
-                    + std::to_string(sizes.height) + " x " + std::to_string(sizes.width) + ", "
-                    + std::to_string(sizes.nbHeads)
-                    + " heads is out of range. Note: all at least 1; one image of qkv below 2^31 elements.");
+                return reportError("Retention: " + (problem.empty() ? "a size is negative." : problem));
             }
             if (checkPointers(config, pointers) != kSUCCESS)
             {
@@ -247,40 +267,3 @@ int32_t launchRetention(RetentionConfig const& config, std::vector<RetentionTact
 }
 
 } // namespace rmt_edge
-
-extern "C"
-{
-
-    int32_t rmt_retention_load(int32_t headDim, int32_t isDecomposed, int32_t elementType)
-    {
-        std::vector<rmt_edge::RetentionTactic> tactics;
-        return rmt_edge::loadRetention({headDim, isDecomposed != 0, elementType}, tactics);
-    }
-
-    size_t rmt_retention_workspace_bytes(int32_t batch, int32_t height, int32_t width, int32_t nbHeads, int32_t headDim,
-        int32_t isDecomposed, int32_t elementType)
-    {
-        return rmt_edge::retentionWorkspaceBytes(
-            {headDim, isDecomposed != 0, elementType}, {batch, height, width, nbHeads});
-    }
-
-    int32_t rmt_retention_launch(void const* qkv, void const* sine, void const* cosine, void const* lepeWeight,
-        void const* lepeBias, void const* decay, void* out, void* workspace, int32_t batch, int32_t height, int32_t width,
-        int32_t nbHeads, int32_t headDim, int32_t isDecomposed, int32_t elementType, float outputScale, int32_t tactic,
-        void* stream)
-    {
-        rmt_edge::RetentionConfig const config{headDim, isDecomposed != 0, elementType};
-        std::vector<rmt_edge::RetentionTactic> tactics;
-        if (!(outputScale >= 0.0F))
-        {
-            return rmt_edge::reportError("Retention: output_scale must be positive, or 0 for no quantisation.");
-        }
-        if (rmt_edge::loadRetention(config, tactics) != rmt_edge::kSUCCESS)
-        {
-            return rmt_edge::kFAILURE;
-        }
-        return rmt_edge::launchRetention(config, tactics, tactic, {batch, height, width, nbHeads},
-            {qkv, sine, cosine, lepeWeight, lepeBias, decay, out, workspace}, outputScale, static_cast<CUstream>(stream));
-    }
-
-} // extern "C"

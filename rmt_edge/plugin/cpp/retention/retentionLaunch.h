@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace rmt_edge
@@ -55,6 +56,12 @@ std::vector<int32_t> retentionTactics(RetentionConfig const& config);
 
 //! \return The tactic that kernels.py's default_tactic names: the first whose keys hold a line, else the last.
 int32_t defaultRetentionTactic(RetentionConfig const& config, int32_t lineLength);
+
+//! \return Why the library holds no kernel for the configuration; empty if it does.
+std::string retentionConfigProblem(RetentionConfig const& config);
+
+//! \return Why the sizes are out of the kernels' range, unknown ones (-1) aside; empty if they are not.
+std::string retentionSizesProblem(RetentionConfig const& config, RetentionSizes const& sizes);
 
 //! \brief Load every tactic of the configuration into the current CUDA context.
 int32_t loadRetention(RetentionConfig const& config, std::vector<RetentionTactic>& tactics) noexcept;

@@ -1,11 +1,9 @@
 #include "retentionPlugin.h"
 
-#include "cudaDriver.h"
 #include "diagnostics.h"
-#include "pluginTensors.h"
-#include "retentionKernel.h"
 
 #include <algorithm>
+#include <utility>
 
 using namespace nvinfer1;
 
@@ -14,342 +12,150 @@ namespace rmt_edge
 namespace
 {
 
-constexpr int32_t kNB_INPUTS = 5; // qkv, sin, cos, lepe_weight, lepe_bias
-constexpr int32_t kNB_OUTPUTS = 1;
+enum Input : size_t
+{
+    kQKV,
+    kSIN,
+    kCOS,
+    kLEPE_WEIGHT,
+    kLEPE_BIAS
+};
+
 constexpr int32_t kQKV_RANK = 4; // (b, h, w, 3c)
 constexpr int32_t kNB_PACKED = 3;
-constexpr int32_t kLEPE_SIZE = 5; // LEPE_SIZE of ops/retention/kernels.py
+constexpr int64_t kLEPE_SIZE = 5; // LEPE_SIZE of ops/retention/kernels.py
 
-int32_t checkCount(char const* what, int32_t given, int32_t wanted)
+PluginTensors tensorsOf(RetentionAttributes const& attributes)
 {
-    if (given == wanted)
-    {
-        return kSUCCESS;
-    }
-    return reportError(std::string{"Retention: "} + std::to_string(given) + " " + what + " were given, "
-        + std::to_string(wanted) + " expected. Note: inputs are qkv, sin, cos, lepe_weight, lepe_bias; the output is one.");
+    TensorType const outType = attributes.outputScale > 0.0F ? TensorType::kINT8 : TensorType::kELEMENT;
+    return {{{"qkv"}, {"sin"}, {"cos"}, {"lepe_weight"}, {"lepe_bias"}}, {{"out", outType}}};
+}
+
+bool areLepeShapes(Dims const& weight, Dims const& bias, int64_t channels)
+{
+    bool const isWeight = weight.nbDims == 4 && !differs(weight.d[0], channels) && !differs(weight.d[1], 1)
+        && !differs(weight.d[2], kLEPE_SIZE) && !differs(weight.d[3], kLEPE_SIZE);
+    return isWeight && bias.nbDims == 1 && !differs(bias.d[0], channels);
 }
 
 } // namespace
 
-DeviceFloats::~DeviceFloats()
-{
-    if (mData != 0U)
-    {
-        cudaDriver()->memFree(mData); // at shutdown the context may be gone, and the memory with it
-    }
-}
-
-int32_t DeviceFloats::copyFrom(std::vector<float> const& values)
-{
-    CudaDriver const* const driver = cudaDriver();
-    if (driver == nullptr)
-    {
-        return kFAILURE;
-    }
-    size_t const nbBytes = values.size() * sizeof(float);
-    CUresult result = driver->memAlloc(&mData, nbBytes);
-    if (result == CUDA_SUCCESS)
-    {
-        result = driver->memcpyHtoD(mData, values.data(), nbBytes);
-    }
-    return result == CUDA_SUCCESS ? kSUCCESS : reportError(cudaMessage("Retention: cannot copy the decay", result));
-}
-
-void const* DeviceFloats::data() const noexcept
-{
-    return reinterpret_cast<void const*>(mData);
-}
-
 RetentionPlugin::RetentionPlugin(RetentionAttributes const& attributes, int32_t elementType)
-    : mAttributes{attributes}
-    , mElementType{elementType}
+    : PluginBase{kRETENTION_NAME, tensorsOf(attributes), elementType}
+    , mAttributes{attributes}
 {
 }
 
-RetentionConfig RetentionPlugin::config() const noexcept
+RetentionConfig RetentionPlugin::config(int32_t elementType) const noexcept
 {
-    return {mAttributes.channels / mAttributes.numHeads, mAttributes.decomposed != 0, mElementType};
+    return {mAttributes.channels / mAttributes.numHeads, mAttributes.decomposed != 0, elementType};
 }
 
-IPluginCapability* RetentionPlugin::getCapabilityInterface(PluginCapabilityType type) noexcept
+RetentionSizes RetentionPlugin::sizes(std::vector<Dims> const& inputs) const noexcept
 {
-    switch (type)
+    Dims const& qkv = inputs[kQKV];
+    return {size32(qkv.d[0]), size32(qkv.d[1]), size32(qkv.d[2]), mAttributes.numHeads};
+}
+
+std::unique_ptr<PluginBase> RetentionPlugin::remake() const
+{
+    return std::make_unique<RetentionPlugin>(mAttributes, elementType());
+}
+
+std::vector<PluginField> RetentionPlugin::attributeFields() const
+{
+    return mAttributes.fields();
+}
+
+std::string RetentionPlugin::timingKey() const
+{
+    return "h" + std::to_string(mAttributes.numHeads) + "_c" + std::to_string(mAttributes.channels) + "_d"
+        + std::to_string(mAttributes.decomposed);
+}
+
+std::string RetentionPlugin::shapesProblem(std::vector<Dims> const& inputs) const
+{
+    Dims const& qkv = inputs[kQKV];
+    int64_t const channels = mAttributes.channels;
+    if (qkv.nbDims != kQKV_RANK || differs(qkv.d[3], kNB_PACKED * channels))
     {
-    case PluginCapabilityType::kBUILD: return static_cast<IPluginV3OneBuild*>(this);
-    case PluginCapabilityType::kRUNTIME: return static_cast<IPluginV3OneRuntime*>(this);
-    case PluginCapabilityType::kCORE: break;
-    }
-    return static_cast<IPluginV3OneCore*>(this);
-}
-
-IPluginV3* RetentionPlugin::clone() noexcept
-{
-    return guarded<IPluginV3*>(nullptr,
-        [this]() -> IPluginV3*
-        {
-            auto copy = std::make_unique<RetentionPlugin>(mAttributes, mElementType);
-            copy->mTactic = mTactic;
-            copy->mSizes = mSizes;
-            copy->mTacticIds = mTacticIds;
-            return copy.release();
-        });
-}
-
-char const* RetentionPlugin::getPluginName() const noexcept
-{
-    return kRETENTION_NAME;
-}
-
-char const* RetentionPlugin::getPluginVersion() const noexcept
-{
-    return kPLUGIN_VERSION;
-}
-
-char const* RetentionPlugin::getPluginNamespace() const noexcept
-{
-    return kPLUGIN_NAMESPACE;
-}
-
-int32_t RetentionPlugin::takeType(DataType type)
-{
-    if (type != DataType::kFLOAT && type != DataType::kHALF)
-    {
-        return reportError("Retention: qkv must be float32 or float16, not data type "
-            + std::to_string(static_cast<int32_t>(type)) + ".");
-    }
-    mElementType = type == DataType::kHALF ? RMT_EDGE_FLOAT16 : RMT_EDGE_FLOAT32;
-    return kSUCCESS;
-}
-
-int32_t RetentionPlugin::takeShapes(Dims const& qkv, Dims const& sine, Dims const& lepeWeight)
-{
-    if (qkv.nbDims != kQKV_RANK || differs(qkv.d[3], kNB_PACKED * static_cast<int64_t>(mAttributes.channels)))
-    {
-        return reportError("Retention: qkv must be (b, h, w, " + std::to_string(kNB_PACKED * mAttributes.channels)
-            + "), three times the attribute channels; it has " + std::to_string(qkv.nbDims) + " dimensions, the last of size "
-            + std::to_string(qkv.nbDims > 0 ? qkv.d[qkv.nbDims - 1] : 0) + ".");
+        return "qkv must be (b, h, w, " + std::to_string(kNB_PACKED * channels)
+            + "), three times the attribute channels, not " + dimsText(sizesOf(qkv)) + ".";
     }
     int64_t const nbTokens = qkv.d[1] >= 0 && qkv.d[2] >= 0 ? qkv.d[1] * qkv.d[2] : -1;
-    if (sine.nbDims != 2 || differs(sine.d[0], nbTokens) || differs(sine.d[1], config().headDim))
+    int64_t const headDim = channels / mAttributes.numHeads;
+    for (Dims const& table : {inputs[kSIN], inputs[kCOS]})
     {
-        return reportError("Retention: sin and cos must be (" + std::to_string(nbTokens) + ", "
-            + std::to_string(config().headDim) + "), one row per token of the grid.");
-    }
-    if (lepeWeight.nbDims != kQKV_RANK || differs(lepeWeight.d[0], mAttributes.channels)
-        || differs(lepeWeight.d[2], kLEPE_SIZE) || differs(lepeWeight.d[3], kLEPE_SIZE))
-    {
-        return reportError("Retention: lepe_weight must be (" + std::to_string(mAttributes.channels)
-            + ", 1, 5, 5); the kernels are compiled for that size.");
-    }
-    mSizes = {size32(qkv.d[0]), size32(qkv.d[1]), size32(qkv.d[2]), mAttributes.numHeads};
-    return kSUCCESS;
-}
-
-int32_t RetentionPlugin::configurePlugin(DynamicPluginTensorDesc const* in, int32_t nbInputs,
-    DynamicPluginTensorDesc const* /*out*/, int32_t nbOutputs) noexcept
-{
-    return guarded<int32_t>(kFAILURE,
-        [&]() -> int32_t
+        if (table.nbDims != 2 || differs(table.d[0], nbTokens) || differs(table.d[1], headDim))
         {
-            if (checkCount("inputs", nbInputs, kNB_INPUTS) != kSUCCESS
-                || checkCount("outputs", nbOutputs, kNB_OUTPUTS) != kSUCCESS || takeType(in[0].desc.type) != kSUCCESS
-                || takeShapes(in[0].opt, in[1].opt, in[3].opt) != kSUCCESS)
-            {
-                return kFAILURE;
-            }
-            // The best guess comes first: a builder without a GPU times nothing and takes the first.
-            mTacticIds = retentionTactics(config());
-            int32_t const lineLength = mAttributes.decomposed != 0 ? std::max(mSizes.height, mSizes.width)
-                                                                   : mSizes.height * mSizes.width;
-            auto const best
-                = std::find(mTacticIds.begin(), mTacticIds.end(), defaultRetentionTactic(config(), lineLength));
-            std::rotate(mTacticIds.begin(), best, best == mTacticIds.end() ? best : best + 1);
-            return kSUCCESS;
-        });
-}
-
-int32_t RetentionPlugin::getOutputDataTypes(
-    DataType* outputTypes, int32_t nbOutputs, DataType const* inputTypes, int32_t nbInputs) const noexcept
-{
-    if (checkCount("inputs", nbInputs, kNB_INPUTS) != kSUCCESS
-        || checkCount("outputs", nbOutputs, kNB_OUTPUTS) != kSUCCESS)
-    {
-        return kFAILURE;
-    }
-    for (int32_t i = 1; i < nbInputs; ++i)
-    {
-        if (inputTypes[i] != inputTypes[0])
-        {
-            return reportError("Retention: input " + std::to_string(i) + " has data type "
-                + std::to_string(static_cast<int32_t>(inputTypes[i])) + ", qkv has "
-                + std::to_string(static_cast<int32_t>(inputTypes[0]))
-                + ". Note: all inputs are float32 (0), or all are float16 (1).");
+            return "sin and cos must be " + dimsText({nbTokens, headDim}) + ", one row per token of the grid, not "
+                + dimsText(sizesOf(table)) + ".";
         }
     }
-    outputTypes[0] = mAttributes.outputScale > 0.0F ? DataType::kINT8 : inputTypes[0];
-    return kSUCCESS;
+    if (!areLepeShapes(inputs[kLEPE_WEIGHT], inputs[kLEPE_BIAS], channels))
+    {
+        return "lepe_weight must be " + dimsText({channels, 1, kLEPE_SIZE, kLEPE_SIZE}) + " and lepe_bias "
+            + dimsText({channels}) + ", not " + dimsText(sizesOf(inputs[kLEPE_WEIGHT])) + " and "
+            + dimsText(sizesOf(inputs[kLEPE_BIAS])) + "; the kernels are compiled for that size.";
+    }
+    return retentionSizesProblem(config(elementType()), sizes(inputs));
 }
 
-int32_t RetentionPlugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, DimsExprs const* /*shapeInputs*/,
-    int32_t /*nbShapeInputs*/, DimsExprs* outputs, int32_t nbOutputs, IExprBuilder& exprBuilder) noexcept
+void RetentionPlugin::writeOutputShapes(DimsExprs const* inputs, DimsExprs* outputs, IExprBuilder& exprBuilder) const
 {
-    if (checkCount("inputs", nbInputs, kNB_INPUTS) != kSUCCESS
-        || checkCount("outputs", nbOutputs, kNB_OUTPUTS) != kSUCCESS)
-    {
-        return kFAILURE;
-    }
-    if (inputs[0].nbDims != kQKV_RANK)
-    {
-        return reportError("Retention: qkv must have 4 dimensions, (b, h, w, 3c).");
-    }
-    outputs[0] = inputs[0];
+    outputs[0] = inputs[kQKV];
     outputs[0].d[kQKV_RANK - 1] = exprBuilder.constant(mAttributes.channels);
-    return kSUCCESS;
 }
 
-bool RetentionPlugin::supportsFormatCombination(
-    int32_t pos, DynamicPluginTensorDesc const* inOut, int32_t nbInputs, int32_t nbOutputs) noexcept
+std::vector<int32_t> RetentionPlugin::tacticsFor(std::vector<Dims> const& inputs) const
 {
-    if (nbInputs != kNB_INPUTS || nbOutputs != kNB_OUTPUTS || pos >= kNB_INPUTS + kNB_OUTPUTS)
+    RetentionSizes const grid = sizes(inputs);
+    std::vector<int32_t> tactics = retentionTactics(config(elementType()));
+    // The best guess comes first: a builder without a GPU times nothing and takes the first.
+    int32_t const lineLength
+        = mAttributes.decomposed != 0 ? std::max(grid.height, grid.width) : grid.height * grid.width;
+    auto const best
+        = std::find(tactics.begin(), tactics.end(), defaultRetentionTactic(config(elementType()), lineLength));
+    std::rotate(tactics.begin(), best, best == tactics.end() ? best : best + 1);
+    return tactics;
+}
+
+size_t RetentionPlugin::workspaceBytes(std::vector<Dims> const& inputs, int32_t elementType) const
+{
+    return retentionWorkspaceBytes(config(elementType), sizes(inputs));
+}
+
+int32_t RetentionPlugin::load()
+{
+    if (mDecay == nullptr) // it is the same for every element type
     {
-        return false;
+        auto decay = std::make_unique<DeviceFloats>();
+        if (decay->copyFrom(mAttributes.decay, "Retention: cannot copy the decay") != kSUCCESS)
+        {
+            return kFAILURE;
+        }
+        mDecay = std::move(decay);
     }
-    DataType const type = inOut[0].desc.type;
-    PluginTensorDesc const& asked = inOut[pos].desc;
-    bool const isFloat = type == DataType::kFLOAT || type == DataType::kHALF;
-    bool const isInt8Output = pos == kNB_INPUTS && mAttributes.outputScale > 0.0F;
-    return isFloat && isLinear(asked) && asked.type == (isInt8Output ? DataType::kINT8 : type);
+    return loadRetention(config(elementType()), mTactics);
 }
 
-int32_t RetentionPlugin::getNbOutputs() const noexcept
+int32_t RetentionPlugin::launch(LaunchArguments const& arguments)
 {
-    return kNB_OUTPUTS;
+    void const* const* const inputs = arguments.inputs;
+    RetentionPointers const pointers{inputs[kQKV], inputs[kSIN], inputs[kCOS], inputs[kLEPE_WEIGHT], inputs[kLEPE_BIAS],
+        mDecay->data(), arguments.outputs[0], arguments.workspace};
+    return launchRetention(config(elementType()), mTactics, arguments.tactic, sizes(arguments.shapes), pointers,
+        mAttributes.outputScale, arguments.stream);
 }
 
-size_t RetentionPlugin::getWorkspaceSize(DynamicPluginTensorDesc const* inputs, int32_t /*nbInputs*/,
-    DynamicPluginTensorDesc const* /*outputs*/, int32_t /*nbOutputs*/) const noexcept
+RetentionPluginCreator::RetentionPluginCreator()
+    : PluginCreatorBase{kRETENTION_NAME, RetentionAttributes{}.fields()}
 {
-    Dims const& qkv = inputs[0].max;
-    RetentionConfig largest = config();
-    largest.elementType = inputs[0].desc.type == DataType::kHALF ? RMT_EDGE_FLOAT16 : RMT_EDGE_FLOAT32;
-    return retentionWorkspaceBytes(
-        largest, {size32(qkv.d[0]), size32(qkv.d[1]), size32(qkv.d[2]), mAttributes.numHeads});
 }
 
-int32_t RetentionPlugin::getNbTactics() noexcept
+std::unique_ptr<PluginBase> RetentionPluginCreator::make(PluginFields const& fields, int32_t elementType) const
 {
-    return static_cast<int32_t>(mTacticIds.size());
-}
-
-int32_t RetentionPlugin::getValidTactics(int32_t* tactics, int32_t nbTactics) noexcept
-{
-    std::copy_n(mTacticIds.begin(), std::min(nbTactics, getNbTactics()), tactics);
-    return kSUCCESS;
-}
-
-char const* RetentionPlugin::getTimingCacheID() noexcept
-{
-    return guarded<char const*>(nullptr,
-        [this]() -> char const*
-        {
-            mTimingCacheId = std::string{kRETENTION_NAME} + "_h" + std::to_string(mAttributes.numHeads) + "_c"
-                + std::to_string(mAttributes.channels) + "_d" + std::to_string(mAttributes.decomposed) + "_" + kBUILD_HASH;
-            return mTimingCacheId.c_str();
-        });
-}
-
-int32_t RetentionPlugin::setTactic(int32_t tactic) noexcept
-{
-    mTactic = tactic;
-    return kSUCCESS;
-}
-
-int32_t RetentionPlugin::onShapeChange(PluginTensorDesc const* in, int32_t nbInputs, PluginTensorDesc const* /*out*/,
-    int32_t nbOutputs) noexcept
-{
-    return guarded<int32_t>(kFAILURE,
-        [&]() -> int32_t
-        {
-            int32_t const previousType = mElementType;
-            if (checkCount("inputs", nbInputs, kNB_INPUTS) != kSUCCESS
-                || checkCount("outputs", nbOutputs, kNB_OUTPUTS) != kSUCCESS || takeType(in[0].type) != kSUCCESS
-                || takeShapes(in[0].dims, in[1].dims, in[3].dims) != kSUCCESS)
-            {
-                return kFAILURE;
-            }
-            bool const isAttached = mDecay != nullptr;
-            if (isAttached && (mTactics.empty() || previousType != mElementType))
-            {
-                return loadRetention(config(), mTactics);
-            }
-            return kSUCCESS;
-        });
-}
-
-int32_t RetentionPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTensorDesc const* /*outputDesc*/,
-    void const* const* inputs, void* const* outputs, void* workspace, CUstream_st* stream) noexcept
-{
-    // Prepared by attachToContext and onShapeChange; a caller that skipped them gets it here, once.
-    if ((mDecay == nullptr || mTactics.empty()) && prepare() != kSUCCESS)
-    {
-        return kFAILURE;
-    }
-    RetentionPointers const pointers{
-        inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], mDecay->data(), outputs[0], workspace};
-    return launchRetention(config(), mTactics, mTactic, mSizes, pointers, mAttributes.outputScale, stream);
-}
-
-int32_t RetentionPlugin::prepare() noexcept
-{
-    return guarded<int32_t>(kFAILURE,
-        [this]() -> int32_t
-        {
-            auto decay = std::make_unique<DeviceFloats>();
-            if (decay->copyFrom(mAttributes.decay) != kSUCCESS)
-            {
-                return kFAILURE;
-            }
-            mDecay = std::move(decay);
-            return mElementType == kUNKNOWN_TYPE ? kSUCCESS : loadRetention(config(), mTactics);
-        });
-}
-
-IPluginV3* RetentionPlugin::attachToContext(IPluginResourceContext* /*context*/) noexcept
-{
-    return guarded<IPluginV3*>(nullptr,
-        [this]() -> IPluginV3*
-        {
-            std::unique_ptr<RetentionPlugin> attached{static_cast<RetentionPlugin*>(clone())};
-            if (attached == nullptr)
-            {
-                return nullptr;
-            }
-            // Here and not at the first launch, which may happen while a CUDA graph is captured.
-            if (attached->prepare() != kSUCCESS)
-            {
-                return nullptr;
-            }
-            return attached.release();
-        });
-}
-
-PluginFieldCollection const* RetentionPlugin::getFieldsToSerialize() noexcept
-{
-    return guarded<PluginFieldCollection const*>(nullptr,
-        [this]() -> PluginFieldCollection const*
-        {
-            mFields = {
-                {"num_heads", &mAttributes.numHeads, PluginFieldType::kINT32, 1},
-                {"decay", mAttributes.decay.data(), PluginFieldType::kFLOAT32, size32(mAttributes.decay.size())},
-                {"decomposed", &mAttributes.decomposed, PluginFieldType::kINT32, 1},
-                {"channels", &mAttributes.channels, PluginFieldType::kINT32, 1},
-                {"output_scale", &mAttributes.outputScale, PluginFieldType::kFLOAT32, 1},
-                {kELEMENT_TYPE_FIELD, &mElementType, PluginFieldType::kINT32, 1},
-            };
-            mFieldCollection = {size32(mFields.size()), mFields.data()};
-            return &mFieldCollection;
-        });
+    return std::make_unique<RetentionPlugin>(RetentionAttributes{fields}, elementType);
 }
 
 } // namespace rmt_edge

@@ -4,6 +4,9 @@
 #ifndef RMT_EDGE_RETENTION_PLUGIN_H
 #define RMT_EDGE_RETENTION_PLUGIN_H
 
+#include "deviceFloats.h"
+#include "pluginBase.h"
+#include "pluginCreator.h"
 #include "retentionAttributes.h"
 #include "retentionLaunch.h"
 
@@ -16,85 +19,40 @@
 namespace rmt_edge
 {
 
-//! Device memory of one plugin clone, freed with it.
-class DeviceFloats
+class RetentionPlugin : public PluginBase
 {
 public:
-    DeviceFloats() = default;
-    DeviceFloats(DeviceFloats const&) = delete;
-    DeviceFloats& operator=(DeviceFloats const&) = delete;
-    ~DeviceFloats();
-
-    //! \brief Allocate in the current context and copy. Synchronises; for attachToContext.
-    int32_t copyFrom(std::vector<float> const& values);
-
-    void const* data() const noexcept;
-
-private:
-    CUdeviceptr mData{};
-};
-
-class RetentionPlugin : public nvinfer1::IPluginV3,
-                        public nvinfer1::IPluginV3OneCore,
-                        public nvinfer1::IPluginV3OneBuild,
-                        public nvinfer1::IPluginV3OneRuntime
-{
-public:
-    //! \param elementType RMT_EDGE_FLOAT32 or RMT_EDGE_FLOAT16, or -1 while the builder has not said.
+    //! \param elementType RMT_EDGE_FLOAT32 or RMT_EDGE_FLOAT16, or kUNKNOWN_TYPE while the builder has not said.
     RetentionPlugin(RetentionAttributes const& attributes, int32_t elementType);
 
-    nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
-    nvinfer1::IPluginV3* clone() noexcept override;
-
-    // IPluginV3OneCore
-    char const* getPluginName() const noexcept override;
-    char const* getPluginVersion() const noexcept override;
-    char const* getPluginNamespace() const noexcept override;
-
-    // IPluginV3OneBuild
-    int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t nbInputs,
-        nvinfer1::DynamicPluginTensorDesc const* out, int32_t nbOutputs) noexcept override;
-    int32_t getOutputDataTypes(nvinfer1::DataType* outputTypes, int32_t nbOutputs,
-        nvinfer1::DataType const* inputTypes, int32_t nbInputs) const noexcept override;
-    int32_t getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t nbInputs,
-        nvinfer1::DimsExprs const* shapeInputs, int32_t nbShapeInputs, nvinfer1::DimsExprs* outputs, int32_t nbOutputs,
-        nvinfer1::IExprBuilder& exprBuilder) noexcept override;
-    bool supportsFormatCombination(int32_t pos, nvinfer1::DynamicPluginTensorDesc const* inOut, int32_t nbInputs,
-        int32_t nbOutputs) noexcept override;
-    int32_t getNbOutputs() const noexcept override;
-    size_t getWorkspaceSize(nvinfer1::DynamicPluginTensorDesc const* inputs, int32_t nbInputs,
-        nvinfer1::DynamicPluginTensorDesc const* outputs, int32_t nbOutputs) const noexcept override;
-    int32_t getNbTactics() noexcept override;
-    int32_t getValidTactics(int32_t* tactics, int32_t nbTactics) noexcept override;
-    char const* getTimingCacheID() noexcept override;
-
-    // IPluginV3OneRuntime
-    int32_t setTactic(int32_t tactic) noexcept override;
-    int32_t onShapeChange(nvinfer1::PluginTensorDesc const* in, int32_t nbInputs,
-        nvinfer1::PluginTensorDesc const* out, int32_t nbOutputs) noexcept override;
-    int32_t enqueue(nvinfer1::PluginTensorDesc const* inputDesc, nvinfer1::PluginTensorDesc const* outputDesc,
-        void const* const* inputs, void* const* outputs, void* workspace, CUstream_st* stream) noexcept override;
-    nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext* context) noexcept override;
-    nvinfer1::PluginFieldCollection const* getFieldsToSerialize() noexcept override;
+protected:
+    std::unique_ptr<PluginBase> remake() const override;
+    std::vector<nvinfer1::PluginField> attributeFields() const override;
+    std::string timingKey() const override;
+    std::string shapesProblem(std::vector<nvinfer1::Dims> const& inputs) const override;
+    void writeOutputShapes(nvinfer1::DimsExprs const* inputs, nvinfer1::DimsExprs* outputs,
+        nvinfer1::IExprBuilder& exprBuilder) const override;
+    std::vector<int32_t> tacticsFor(std::vector<nvinfer1::Dims> const& inputs) const override;
+    size_t workspaceBytes(std::vector<nvinfer1::Dims> const& inputs, int32_t elementType) const override;
+    int32_t load() override;
+    int32_t launch(LaunchArguments const& arguments) override;
 
 private:
-    RetentionConfig config() const noexcept;
-    //! Take the sizes of qkv; kFAILURE, with a message, if they do not fit the attributes or the tables.
-    int32_t takeShapes(nvinfer1::Dims const& qkv, nvinfer1::Dims const& sine, nvinfer1::Dims const& lepeWeight);
-    int32_t takeType(nvinfer1::DataType type);
-    //! Copy the decay to the GPU and load the kernels, if the element type is known by now.
-    int32_t prepare() noexcept;
+    RetentionConfig config(int32_t elementType) const noexcept;
+    RetentionSizes sizes(std::vector<nvinfer1::Dims> const& inputs) const noexcept;
 
     RetentionAttributes mAttributes;
-    int32_t mElementType{};
-    int32_t mTactic{}; // 0: by line length
-    RetentionSizes mSizes;
-    std::vector<int32_t> mTacticIds;
     std::vector<RetentionTactic> mTactics; // loaded into the context this clone is attached to
     std::unique_ptr<DeviceFloats> mDecay;
-    std::string mTimingCacheId;
-    std::vector<nvinfer1::PluginField> mFields;
-    nvinfer1::PluginFieldCollection mFieldCollection;
+};
+
+class RetentionPluginCreator : public PluginCreatorBase
+{
+public:
+    RetentionPluginCreator();
+
+protected:
+    std::unique_ptr<PluginBase> make(PluginFields const& fields, int32_t elementType) const override;
 };
 
 } // namespace rmt_edge

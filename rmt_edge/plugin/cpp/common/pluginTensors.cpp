@@ -1,0 +1,106 @@
+#include "pluginTensors.h"
+
+#include "libraryApi.h"
+#include "pluginFields.h"
+
+using namespace nvinfer1;
+
+namespace rmt_edge
+{
+namespace
+{
+
+std::string namesOf(std::vector<TensorRole> const& roles)
+{
+    std::string names;
+    for (TensorRole const& role : roles)
+    {
+        names += (names.empty() ? "" : ", ") + role.name;
+    }
+    return names;
+}
+
+std::string typeText(DataType type)
+{
+    return std::to_string(static_cast<int32_t>(type));
+}
+
+} // namespace
+
+bool differs(int64_t given, int64_t wanted)
+{
+    return given >= 0 && wanted >= 0 && given != wanted;
+}
+
+int32_t elementTypeOf(DataType type)
+{
+    switch (type)
+    {
+    case DataType::kFLOAT: return RMT_EDGE_FLOAT32;
+    case DataType::kHALF: return RMT_EDGE_FLOAT16;
+    default: return kUNKNOWN_TYPE;
+    }
+}
+
+DataType typeOf(TensorRole const& role, DataType element)
+{
+    return role.type == TensorType::kINT8 ? DataType::kINT8 : element;
+}
+
+std::string dimsText(std::vector<int64_t> const& sizes)
+{
+    std::string text;
+    for (int64_t const size : sizes)
+    {
+        text += (text.empty() ? "" : ", ") + (size < 0 ? std::string{"?"} : std::to_string(size));
+    }
+    return "(" + text + ")";
+}
+
+std::vector<int64_t> sizesOf(Dims const& dims)
+{
+    return dims.nbDims > 0 ? std::vector<int64_t>(dims.d, dims.d + dims.nbDims) : std::vector<int64_t>{};
+}
+
+Dims knownDims(DimsExprs const& dims)
+{
+    Dims known{};
+    known.nbDims = dims.nbDims;
+    for (int32_t i = 0; i < dims.nbDims; ++i)
+    {
+        known.d[i] = dims.d[i]->isConstant() ? dims.d[i]->getConstantValue() : -1;
+    }
+    return known;
+}
+
+std::string tensorCountProblem(PluginTensors const& tensors, int32_t nbInputs, int32_t nbOutputs)
+{
+    if (nbInputs == size32(tensors.inputs.size()) && nbOutputs == size32(tensors.outputs.size()))
+    {
+        return {};
+    }
+    return std::to_string(nbInputs) + " inputs and " + std::to_string(nbOutputs) + " outputs were given, "
+        + std::to_string(tensors.inputs.size()) + " and " + std::to_string(tensors.outputs.size())
+        + " expected. Note: inputs are " + namesOf(tensors.inputs) + "; outputs are " + namesOf(tensors.outputs) + ".";
+}
+
+std::string inputTypesProblem(PluginTensors const& tensors, std::vector<DataType> const& types)
+{
+    if (elementTypeOf(types[0]) == kUNKNOWN_TYPE)
+    {
+        return tensors.inputs[0].name + " must be float32 or float16, not data type " + typeText(types[0]) + ".";
+    }
+    for (size_t i = 1; i < types.size(); ++i)
+    {
+        DataType const wanted = typeOf(tensors.inputs[i], types[0]);
+        if (types[i] != wanted)
+        {
+            return tensors.inputs[i].name + " has data type " + typeText(types[i]) + ", not " + typeText(wanted)
+                + " beside " + tensors.inputs[0].name + " of " + typeText(types[0])
+                + ". Note: float32 is 0, float16 1, int8 2.";
+        }
+    }
+    return {};
+}
+
+} // namespace rmt_edge
