@@ -27,9 +27,7 @@ print(logits.shape, logits.argmax(1))
 def test_the_table_of_names_is_what_type_checkers_read():
     tree = ast.parse((ROOT / "rmt_edge" / "__init__.py").read_text())
     (block,) = [x for x in tree.body if isinstance(x, ast.If)]
-    for_checkers = {
-        alias.name: node.module.removeprefix("rmt_edge.") for node in block.body for alias in node.names
-    }
+    for_checkers = {alias.name: node.module.removeprefix("rmt_edge.") for node in block.body for alias in node.names}
     assert for_checkers == rmt_edge._HOMES
     assert sorted(rmt_edge.__all__) == sorted(rmt_edge._HOMES)
     assert set(rmt_edge.__all__) <= set(dir(rmt_edge))

@@ -1,9 +1,11 @@
 """Validate: the accuracy of an ONNX file against its checkpoint, over a whole data set.
 
-Reference: the float32 PyTorch model as published, out of the very checkpoint. Subject: the very ONNX file that engines
-are built from, through ONNX Runtime. Both see the same preprocessed images; all metrics are paired per image. The five
-best classes of every image and their logits are kept, so that any other metric can be computed later, and kept from the
-first batch on, so that a run that was killed continues (accuracy/resume.py).
+The reference is the float32 PyTorch model as published, out of the very checkpoint. The subject is the exported ONNX
+file, through ONNX Runtime: engines of native kernels are built from it, those of plugins from its plugin form with the
+same weights, which `export` has checked against PyTorch (`plugin_form_relative_error`). Both
+see the same preprocessed images; all metrics are paired per image. The five best classes of every image and their
+logits are kept, so that any other metric can be computed later, and kept from the first batch on, so that a run that
+was killed continues (accuracy/resume.py).
 """
 
 import logging

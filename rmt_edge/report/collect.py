@@ -127,7 +127,7 @@ def _rows(folder: ArtifactFolder) -> Iterator[dict[str, Any]]:
             **{name: onnx.details[name] for name in ("variant", "parameters", "num_classes", "preprocessing")},
             "quantized_layers": onnx.details.get("quantized_layers", 0),
             "nodes": onnx.details["nodes"],
-            "relative_error": onnx.details["relative_error"],
+            **{name: onnx.details[name] for name in ("relative_error", "plugin_form_relative_error")},
             "accuracy": predictions.details if predictions else None,
             "flips": flips_between(folder, reference, predictions) if predictions else None,
             "ranges": ranges_of(quantized.path, onnx.details["variant"]),

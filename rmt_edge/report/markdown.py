@@ -95,6 +95,7 @@ def comparison(rows: list[dict[str, Any]]) -> list[list[str]]:
         ["kernels", *engine("kernels")],
         ["engine for", *engine("device")],
         ["ONNX against PyTorch, relative error", *(f"{row['relative_error']:.1e}" for row in rows)],
+        ["plugin form against PyTorch", *(f"{row['plugin_form_relative_error']:.1e}" for row in rows)],
         *(["time to " + step, *seconds(step)] for step in ("quantize", "export", "build", "validate")),
     ]
 
@@ -105,8 +106,9 @@ def definitions(content: dict[str, Any]) -> list[str]:
     lines = []
     if validated:
         lines += [
-            f"Accuracy: of the ONNX file that the engine was built from, on {validated['images']:,} images through "
-            f"{validated['runtime']}; not of the engine, which needs its GPU.",
+            f"Accuracy: of the ONNX file with the same weights, on {validated['images']:,} images through "
+            f"{validated['runtime']}; not of the engine, which needs its GPU. An engine with plugins was built from that "
+            f"file's plugin form, which was checked against PyTorch at export: relative error {_form_errors(content)}.",
             "Top-1, top-5: the share of images whose label has the largest logit, or one of the five largest.",
             "Drop: top-1 of the float32 PyTorch model minus top-1 of this file on the same images; its interval is "
             "paired per image. Agreement: images on which both name the same class first.",
@@ -127,9 +129,16 @@ def definitions(content: dict[str, Any]) -> list[str]:
         ]
     return [
         *lines,
-        "ONNX against PyTorch: ‖difference‖/‖PyTorch‖ of the logits on noise, both with the same INT8 rounding.",
+        "ONNX against PyTorch: ‖difference‖/‖PyTorch‖ of the logits on noise, both with the same INT8 rounding. Plugin "
+        "form against PyTorch: the same of the file that plugin engines are built from, its plugins' arithmetic done by "
+        "ONNX Runtime.",
         "A Retention counts as one ONNX node. Engine layers: what the builder lists, each at least one kernel.",
     ]
+
+
+def _form_errors(content: dict[str, Any]) -> str:
+    """The relative error of each recipe's plugin form, as `6.0e-04 (fp16)`."""
+    return ", ".join(f"{row['plugin_form_relative_error']:.1e} ({row['recipe_name']})" for row in content["rows"])
 
 
 def _measured(content: dict[str, Any]) -> list[str]:

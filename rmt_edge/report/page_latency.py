@@ -45,7 +45,7 @@ def groups_of(content: dict[str, Any]) -> dict[tuple[str, int], Group]:
     on_device = {x["subject"].get("sha256"): x["details"] for x in content["device_accuracy"]}
     for record in content["latency"]:
         row = rows.get(record["recipe"].get("name"))
-        # The engine's own accuracy where it was measured; else that of the ONNX file that it was built from.
+        # The engine's own accuracy where it was measured; else that of the ONNX file with its weights.
         accuracy = on_device.get(record["subject"]["sha256"]) or (row["accuracy"] if row else None)
         for run in _fastest(record["runs"]):
             points, peers = groups.setdefault((machine_name(record["machine"]), run["batch"]), ([], []))

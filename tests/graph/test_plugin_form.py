@@ -282,6 +282,7 @@ def test_a_plugin_form_that_is_not_the_model_is_found_before_any_file_has_its_na
 def test_both_files_record_the_plugin_form_s_error(quantized_with_aux_head, tmp_path, precision):
     source = export(quantized_with_aux_head(precision), tmp_path)
     made = read_artifact(plugin_form_path(source.path), PLUGIN_ONNX)
+    assert made.sha256 == source.sibling(PLUGIN_ONNX).sha256
     errors = ("relative_error", "plugin_form_relative_error")
     assert [made.details[x] for x in errors] == [source.details[x] for x in errors]
     assert 0 < made.details["plugin_form_relative_error"] < 0.1

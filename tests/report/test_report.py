@@ -36,6 +36,8 @@ def test_the_page_shows_what_the_manifests_hold(folder):
         for file in row["files"]:
             assert file["sha256"][:16] in text
         assert str(row["nodes"]) in text
+        assert f"{row['plugin_form_relative_error']:.1e} ({row['recipe_name']})" in text
+    assert "of the ONNX file with the same weights" in text and "that the engine was built from" not in text
     assert "Latency is not measured" in text and content["latency"] == []
     assert "| engine layers | – | – |" in text
 
