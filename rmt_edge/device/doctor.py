@@ -21,9 +21,8 @@ from rmt_edge.device.machine import Machine, run_command
 from rmt_edge.device.preflight import JETPACK_INSTALL, JETPACK_UPDATE, free_disk_mib
 from rmt_edge.device.profile import load_profile, misfit, profile_names, version_numbers
 from rmt_edge.plugin.load import LIBRARIES, library_name
-from rmt_edge.settings import ROOT
+from rmt_edge.settings import PACKAGE
 
-PACKAGE = Path(__file__).parent.parent
 # What no import shows, by command. "engine": a TensorRT with a GPU to run on; "backend": one that builds.
 NEEDS = {
     "build": ("backend", "library"),
@@ -185,9 +184,8 @@ def _command_lacks(name: str, sources: list[Callable | str], machine: Machine, t
 def _install(modules: list[str], machine: Machine) -> str:
     if machine.is_jetson and set(modules) & WORKSTATION:
         return "Do this on a workstation: a device needs neither torch nor modelopt."
-    constraints = ROOT / "constraints.txt"
-    pins = f"--constraint {constraints} " if constraints.is_file() else ""
-    return f"pip install {pins}{' '.join(DISTRIBUTIONS.get(x, x) for x in modules)}"
+    constraints = PACKAGE / "constraints.txt"
+    return f"pip install --constraint {constraints} {' '.join(DISTRIBUTIONS.get(x, x) for x in modules)}"
 
 
 def _backend(machine: Machine, tools: Tools) -> Iterator[Lack]:

@@ -8,7 +8,7 @@ from typing import Any
 from rmt_edge.device.backend import BACKENDS
 from rmt_edge.device.machine import Gpu, Machine, this_machine
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.settings import check_choice, check_positive, known_settings, load_settings
+from rmt_edge.settings import check_choice, check_positive, known_settings, load_settings, settings_folder
 
 HARDWARE_COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
 FOLDER = "engines"
@@ -114,7 +114,7 @@ def load_profile(name: str | Path) -> DeviceProfile:
 
 
 def profile_names() -> list[str]:
-    """The profiles of this repository, sorted."""
+    """The profiles that come with rmt-edge, sorted."""
     return known_settings(FOLDER)
 
 
@@ -165,7 +165,7 @@ def profile_for(machine: Machine) -> DeviceProfile:
     raise RmtEdgeError(
         "No device profile fits this machine." if seen else "There is no GPU here for --device auto to find.",
         f"found: {seen or 'no NVIDIA driver that sees one'}; known: {', '.join(profile_names())}.",
-        f"Name one with --device, or copy one to a .toml of your own and pass its path ({FOLDER}/ has them).",
+        f"Name one with --device, or copy one of {settings_folder(FOLDER)} to a .toml of your own and pass its path.",
     )
 
 

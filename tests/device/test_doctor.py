@@ -72,8 +72,10 @@ def test_a_build_without_the_plugin_library_is_told_how_to_get_one(orin, tmp_pat
 def test_a_workstation_without_torch_is_given_the_pip_command(tmp_path):
     machine = machines.machine("no-gpu", tmp_path)
     lacks = diagnose(machine, _commands(), tools(tmp_path)).commands["export"]
+    constraints = ROOT / "rmt_edge" / "constraints.txt"  # in a wheel too
     assert whats(lacks) == "onnx, onnxruntime, safetensors, torch not installed."
-    assert dos(lacks) == f"pip install --constraint {ROOT / 'constraints.txt'} onnx onnxruntime safetensors torch"
+    assert dos(lacks) == f"pip install --constraint {constraints} onnx onnxruntime safetensors torch"
+    assert constraints.read_text() == (ROOT / "constraints.txt").read_text()
 
 
 def test_modules_are_installed_by_the_names_of_their_distributions(tmp_path):
