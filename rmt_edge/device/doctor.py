@@ -19,7 +19,15 @@ from typing import Any
 from rmt_edge.device.backend import BACKENDS
 from rmt_edge.device.machine import Machine, run_command
 from rmt_edge.device.preflight import JETPACK_INSTALL, JETPACK_UPDATE, free_disk_mib
-from rmt_edge.device.profile import load_profile, misfit, profile_names, version_numbers
+from rmt_edge.device.profile import (
+    is_supported,
+    load_profile,
+    matching_profiles,
+    misfit,
+    profile_names,
+    too_old,
+    version_numbers,
+)
 from rmt_edge.plugin.load import LIBRARIES, library_name
 from rmt_edge.settings import PACKAGE
 
@@ -42,7 +50,7 @@ WAYS: dict[str, dict[str, tuple[str, ...]]] = {
 OWN_STAND_INS = {"tomli"}  # of tomllib, on Python 3.10: rmt-edge does not start without it
 DISTRIBUTIONS = {"PIL": "pillow", "modelopt": "nvidia-modelopt"}  # where it is not the module's name
 WORKSTATION = {"torch", "modelopt", "triton", "onnx", "onnxruntime", "safetensors", "PIL", "matplotlib"}
-OLDEST_PYTHON, OLDEST_TENSORRT, OLDEST_SM = (3, 10), (10, 3), 8.0
+OLDEST_PYTHON, OLDEST_TENSORRT = (3, 10), (10, 3)
 DISK_MIB = 4096  # engines of RMT-L in three precisions, their ONNX files and a bundle: 2 x (382 + 191 + 96) MB and more
 # An Orin Nano of 4 GiB has less. The builder alone took 1.3 GiB for RMT-S in FP32 (TensorRT-RTX 1.7.1, on a CPU); CUDA,
 # the tactics' workspace and the desktop come on top.
@@ -71,11 +79,13 @@ class Lack:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What this machine is and can do. profiles: name to why it does not fit, empty if it does, best first."""
+    """What this machine is and can do. profiles: name to why it does not fit, empty if it does, best first. generic:
+    what a person must know of those among them that are generic."""
 
     machine: Machine
     lacks: tuple[Lack, ...]
     profiles: dict[str, str]
+    generic: tuple[str, ...]
     commands: dict[str, tuple[Lack, ...]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +94,7 @@ class Diagnosis:
             "machine": self.machine.to_dict(),
             "lacks": [asdict(lack) for lack in self.lacks],
             "profiles": [{"name": name, "fits": not why, "why_not": why} for name, why in self.profiles.items()],
+            "generic": list(self.generic),
             "commands": {
                 name: {"is_ready": not lacks, "lacks": [asdict(lack) for lack in lacks]}
                 for name, lacks in self.commands.items()
@@ -98,6 +109,7 @@ def diagnose(machine: Machine, commands: dict[str, Callable], tools: Tools | Non
         machine=machine,
         lacks=tuple(machine_lacks(machine, tools)),
         profiles=profile_fits(machine),
+        generic=tuple(x for profile, _ in matching_profiles(machine) if profile.is_generic for x in profile.sources),
         commands={
             name: tuple(_command_lacks(name, sources, machine, tools)) for name, sources in _ways(commands).items()
         },
@@ -105,13 +117,14 @@ def diagnose(machine: Machine, commands: dict[str, Callable], tools: Tools | Non
 
 
 def profile_fits(machine: Machine) -> dict[str, str]:
-    """Every profile with why it is not for this machine, empty if it is; those that fit first."""
-    found = {}
+    """Every profile with why it is not for this machine, empty if it is; those that fit first, as --device auto ranks
+    them, a generic one among them where it is needed."""
+    found = {profile.name: "" for profile, _ in matching_profiles(machine)}
     for name in profile_names():
-        profile = load_profile(name)
-        reasons = [misfit(profile, gpu, machine) for gpu in machine.gpus] or ["no GPU here"]
-        found[name] = "" if "" in reasons else reasons[0]
-    return dict(sorted(found.items(), key=lambda x: bool(x[1])))
+        if name not in found:
+            reasons = [misfit(load_profile(name), gpu, machine) for gpu in machine.gpus]
+            found[name] = reasons[0] if reasons else "no GPU here"
+    return found
 
 
 def machine_lacks(machine: Machine, tools: Tools) -> Iterator[Lack]:
@@ -128,9 +141,8 @@ def machine_lacks(machine: Machine, tools: Tools) -> Iterator[Lack]:
         do = JETPACK_UPDATE if machine.is_jetson else "pip install --upgrade 'tensorrt>=10.3'"
         yield Lack(f"{what} has TensorRT {version or 'before 10.3'}; rmt-edge needs 10.3 or later.", do)
     for gpu in machine.gpus:
-        if float(gpu.compute_capability) < OLDEST_SM:
-            what = f"{gpu.name} has SM {gpu.compute_capability}; rmt-edge's kernels begin with 8.0."
-            yield Lack(what, "Take a GPU from Ampere on (Jetson Orin, A10, RTX 30 or newer).")
+        if not is_supported(gpu):
+            yield Lack(*too_old(gpu))
     if machine.is_jetson and not machine.gpus:
         do = "In a container, start it with --runtime nvidia; outside, sudo apt install nvidia-jetpack and reboot."
         yield Lack("This is a Jetson, but its CUDA driver does not start.", do)

@@ -177,6 +177,27 @@ def test_a_machine_without_a_gpu_fits_no_profile(tmp_path):
     assert set(profile_fits(machines.machine("no-gpu", tmp_path)).values()) == {"no GPU here"}
 
 
+def test_a_card_that_no_profile_knows_is_told_that_a_generic_one_holds(capsys, tmp_path, monkeypatch):
+    machine = machines.machine("rtx-unknown", tmp_path)
+    monkeypatch.setattr(devices, "this_machine", lambda: machine)
+    monkeypatch.setattr(profile, "this_machine", lambda: machine)
+    assert main(["doctor"]) == 0
+    page = capsys.readouterr().out
+    assert re.search(r"generic-sm86 +fits", page)
+    assert "no profile for tensorrt knows NVIDIA RTX A4500" in page and "no peaks, so no estimate" in page
+    assert main(["devices", "auto"]) == 0
+    assert re.search(r"is_generic +True", capsys.readouterr().out)
+    assert main(["doctor", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["generic"]) == 1
+
+
+def test_a_t4_is_told_by_the_doctor_what_auto_tells_it(tmp_path):
+    machine = machines.machine("t4", tmp_path)
+    found = diagnose(machine, {}, tools(tmp_path))
+    assert found.generic == () and set(found.profiles.values()) != {""}
+    assert "Tesla T4 has SM 7.5" in whats(found.lacks) and "--sm 75" in dos(found.lacks)
+
+
 def test_doctor_prints_a_page_and_json(capsys, tmp_path, orin, monkeypatch):
     monkeypatch.setattr(devices, "this_machine", lambda: orin)
     assert main(["doctor"]) == 0
