@@ -254,25 +254,30 @@ def imported_by(*sources: Callable | str) -> set[str]:
 
 
 def _follow(tree: ast.AST, found: set[str], seen: set[Path]) -> None:
-    """Collect what a tree imports into `found`, and follow what is ours. Only what is imported at once counts."""
-    for name in _imports(tree):
+    """Collect what a tree imports into `found`, and follow what is ours. Only what is imported at once counts.
+
+    A module of ours that is not there is a mistake in our own lists: passed over, its needs would go unsaid.
+    """
+    for name, is_module in _imports(tree):
         package, *inner = name.split(".")
         found.add(package)
         if package != PACKAGE.name:
             continue
         path = PACKAGE.joinpath(*inner)
-        for file in (path.with_suffix(".py"), path / "__init__.py"):
-            if file.is_file() and file not in seen:
+        files = [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
+        assert files or not is_module, f"{name} is no module of {PACKAGE.name}"
+        for file in files:
+            if file not in seen:
                 seen.add(file)
                 _follow(ast.parse(file.read_text(encoding="utf-8")), found, seen)
 
 
-def _imports(tree: ast.AST) -> Iterator[str]:
-    """Modules that are imported; of `from x import y` both x and x.y, which may be a module too."""
+def _imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+    """What is imported, and whether it must be a module: of `from x import y` x is one, x.y may be one too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, True) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            yield node.module, True
             if node.module.partition(".")[0] == PACKAGE.name:
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+                yield from ((f"{node.module}.{alias.name}", False) for alias in node.names)

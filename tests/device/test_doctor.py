@@ -156,6 +156,23 @@ def test_what_a_command_needs_is_read_from_the_sources():
     assert not imported_by(commands["build"]) & {"torch", "onnx", "modelopt", "PIL", "rmt_edge", "json"}
 
 
+@pytest.mark.parametrize("name", ["rmt_edge.moved", "rmt_edge.runtime.moved_runner", "rmt_edge.runtime.open.moved"])
+def test_a_module_of_ours_that_is_not_there_is_no_silence(name, orin, tmp_path, monkeypatch):
+    with pytest.raises(AssertionError, match=f"{name} is no module of rmt_edge"):
+        imported_by(name)
+    monkeypatch.setitem(WAYS, "bench", {"engine": (name,)})
+    with pytest.raises(AssertionError, match=name):
+        diagnose(orin, _commands(), tools(tmp_path))
+
+
+def test_a_function_that_imports_a_module_which_moved_is_no_silence():
+    def run():
+        from rmt_edge.runtime.moved_runner import Runner  # noqa: F401
+
+    with pytest.raises(AssertionError, match=r"rmt_edge\.runtime\.moved_runner is no module"):
+        imported_by(run)
+
+
 def test_every_command_is_examined_and_every_need_has_its_command(orin, tmp_path):
     parsers = argparse.ArgumentParser().add_subparsers()
     for module in COMMANDS:
