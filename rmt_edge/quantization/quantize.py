@@ -52,6 +52,7 @@ def quantize(
         "parameters": sum(p.numel() for p in model.parameters()),
         "preprocessing": preprocessing.to_dict(),
         "weights": weights,
+        "weights_taken": model.weights_taken,
     }
     ranges = {}
     if recipe.precision == "int8":
