@@ -89,14 +89,10 @@ def _engine_differences(
 ) -> Iterator[Difference]:
     details = manifest.details
     profile = details.get("profile", {})
-    backend, capabilities = details.get("backend"), details.get("compute_capabilities")
     rebuild = f"Build it here: {_build_command(engine, manifest, profile.get('name', 'auto'))}"
-    if backend is None or capabilities is None:
-        yield "Its manifest names no TensorRT version or GPU: an earlier rmt-edge wrote it.", rebuild
-    else:
-        yield from _version_differences(backend, bool(profile.get("version_compatible")), machine, rebuild)
-        level = profile.get("hardware_compatibility", "none")
-        yield from _gpu_differences(capabilities, machine, "It was built", level, engine, manifest)
+    yield from _version_differences(details["backend"], bool(profile.get("version_compatible")), machine, rebuild)
+    level = profile.get("hardware_compatibility", "none")
+    yield from _gpu_differences(details["compute_capabilities"], machine, "It was built", level, engine, manifest)
     yield from _library_differences(engine, details.get("plugin_library"), library, rebuild)
     parent = manifest.parents[0] if manifest.parents else None
     if parent and (beside := engine.with_name(parent["name"])).is_file() and sha256_of(beside) != parent["sha256"]:

@@ -147,11 +147,6 @@ def test_a_missing_plugin_library_and_another_one_are_told_apart(tmp_path, orin,
     check_engine(written(tmp_path, orin, plugin_library=None, retention="native"), orin, elsewhere)
 
 
-def test_an_engine_whose_manifest_names_no_version_is_built_again(tmp_path, orin):
-    with pytest.raises(RmtEdgeError, match=r"names no TensorRT version[\s\S]*rmt-edge build"):
-        check_engine(written(tmp_path, orin, backend=None), orin)
-
-
 def test_an_engine_larger_than_the_free_memory_is_refused(tmp_path, orin, monkeypatch):
     engine = written(tmp_path, orin)
     large = replace(read_manifest(engine, ENGINE), size_bytes=6000 << 20)
