@@ -1,4 +1,4 @@
-"""What the repository promises beside its code: the hooks run what `make check` runs, the version has its change log."""
+"""What the repository promises beside its code: hooks that run what `make check` runs, a change log, a licence."""
 
 import re
 
