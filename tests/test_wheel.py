@@ -75,6 +75,24 @@ def test_an_installed_wheel_shows_sources_and_says_what_it_knows(installed):
     assert unknown.returncode != 0 and "jetson-thor" in unknown.stderr and "Traceback" not in unknown.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "packages"),
+    [
+        (["quantize", "x.pth", "--recipe", "fp16"], "PIL, modelopt, safetensors, torch"),
+        (["export", "x.safetensors"], "onnx, onnxruntime, safetensors, torch"),
+        (["plugin", "build"], "torch, triton"),
+        (["report", "."], "jinja2, matplotlib"),
+    ],
+)
+def test_a_command_of_the_workstation_says_what_to_install(installed, arguments, packages):
+    """Where only a device's packages are: no traceback, and the pins that came with the wheel."""
+    result = installed(*arguments)
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    for package in packages.split(", "):
+        assert re.search(rf"This needs .*\b{package}\b.*not installed here", result.stderr), result.stderr
+    assert re.search(r"pip install --constraint \S+site-packages/rmt_edge/constraints\.txt", result.stderr)
+
+
 def test_the_doctor_of_an_installed_wheel_gives_pins_that_are_there(installed):
     page = installed("doctor")
     assert page.returncode == 0, page.stderr

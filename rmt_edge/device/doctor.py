@@ -193,6 +193,16 @@ def _command_lacks(name: str, sources: list[Callable | str], machine: Machine, t
         )
 
 
+def missing_packages(run: Callable, module: str, machine: Machine, tools: Tools | None = None) -> Lack | None:
+    """What to install for the function of a command that stopped at a missing module; None if that module is not one of
+    those that it needs from others: then the fault is ours."""
+    tools = tools or Tools()
+    missing = sorted(name for name in imported_by(run) if not tools.has_module(name))
+    if module.partition(".")[0] not in missing:
+        return None
+    return Lack(f"This needs {', '.join(missing)}, not installed here.", _install(missing, machine))
+
+
 def _install(modules: list[str], machine: Machine) -> str:
     if machine.is_jetson and set(modules) & WORKSTATION:
         return "Do this on a workstation: a device needs neither torch nor modelopt."

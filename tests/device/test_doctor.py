@@ -15,7 +15,7 @@ import pytest
 from rmt_edge.cli import COMMANDS, devices, main
 from rmt_edge.cli.devices import _commands
 from rmt_edge.device import profile
-from rmt_edge.device.doctor import NEEDS, WAYS, Tools, diagnose, imported_by, profile_fits
+from rmt_edge.device.doctor import NEEDS, WAYS, Tools, diagnose, imported_by, missing_packages, profile_fits
 from rmt_edge.device.machine import Gpu
 from tests import machines
 from tests.conftest import ROOT
@@ -171,6 +171,15 @@ def test_a_function_that_imports_a_module_which_moved_is_no_silence():
 
     with pytest.raises(AssertionError, match=r"rmt_edge\.runtime\.moved_runner is no module"):
         imported_by(run)
+
+
+def test_a_missing_module_is_named_with_its_package_only_if_the_command_needs_it(orin, tmp_path):
+    box, run = machines.machine("no-gpu", tmp_path / "box"), _commands()["export"]
+    lack = missing_packages(run, "onnxruntime.capi", box, tools(tmp_path))
+    assert "onnx, onnxruntime, safetensors, torch" in lack.what and "pip install --constraint" in lack.do
+    assert "Do this on a workstation" in missing_packages(run, "torch", orin, tools(tmp_path)).do
+    assert missing_packages(run, "rmt_edge.moved", box, tools(tmp_path)) is None
+    assert missing_packages(run, "a_typing_error", box, tools(tmp_path)) is None
 
 
 def test_every_command_is_examined_and_every_need_has_its_command(orin, tmp_path):
