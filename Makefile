@@ -1,6 +1,7 @@
 # make demo   the plugin library for one GPU, then the main job on the reference checkpoint, up to the report
 # make test   the tests without the slow ones; make test MARKED=slow for those
 # make check  formatting, lint, types
+# make wheel  dist/rmt_edge-*.whl, all that a device installs of this repository
 # make clean  what the above left behind, the virtual environment included
 # PYTHON=python3.12 make …  another interpreter than python3 (3.10 or newer)
 
@@ -12,7 +13,7 @@ DEMO := deployed/demo
 DEMO_LIBRARIES := build/demo-plugin
 MARKED := not slow
 
-.PHONY: demo test check clean
+.PHONY: demo test check wheel clean
 
 demo: $(INSTALLED)
 	@start=$$(date +%s); retention=native; \
@@ -36,6 +37,12 @@ check: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+# setuptools packs what an earlier build left in build/lib, files that are gone from the tree too.
+wheel: $(INSTALLED)
+	@rm -rf build/lib build/bdist.* dist/rmt_edge-*.whl
+	@$(VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build/lib build/bdist.*; ls dist/rmt_edge-*.whl
+
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	    { echo "rmt-edge needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: PYTHON=python3.12 make"; exit 1; }
@@ -47,4 +54,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) deployed build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) deployed build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,7 +1,7 @@
 """Settings as files: one TOML file is one frozen dataclass that checks itself.
 
-A recipe (quantization/recipe.py) or device profile (device/profile.py) is named by its path or, for those in this
-repository, by its file name without .toml. Every default is written in its dataclass and nowhere else.
+A recipe (quantization/recipe.py) or device profile (device/profile.py) is named by its path or, for those that come
+with rmt-edge, by its file name without .toml. Every default is written in its dataclass and nowhere else.
 """
 
 import sys
@@ -15,7 +15,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent  # of a checkout; for an installed wheel it is site-packages, where nothing else of ours lies
 
 Settings = TypeVar("Settings")
 
@@ -28,11 +29,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise RmtEdgeError(f"{path} is not readable as TOML: {error}.") from error
 
 
+def settings_folder(folder: str) -> Path:
+    """The folder of that name which comes with rmt-edge: inside the package in a wheel, beside it in a checkout."""
+    inside = PACKAGE / folder
+    found = inside if inside.is_dir() else ROOT / folder
+    assert found.is_dir(), f"rmt-edge came without its {folder}/: neither {inside} nor {found} is there"
+    return found
+
+
 def load_settings(name: str | Path, folder: str, cls: type[Settings], what: str) -> Settings:
-    """The settings of class `cls` by name, looked up in `folder` of this repository, or by path. what: for messages."""
+    """The settings of class `cls` by name, looked up in settings_folder(folder), or by path. what: for messages."""
     path = Path(name)
     if path.suffix != ".toml":
-        path = ROOT / folder / f"{name}.toml"
+        path = settings_folder(folder) / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(known_settings(folder))
         raise RmtEdgeError(f"There is no {what} {name}.", f"known: {known}; or a path that ends in .toml.")
@@ -62,5 +71,5 @@ def check_positive(**values: int) -> None:
 
 
 def known_settings(folder: str) -> list[str]:
-    """The names of the settings in a folder of this repository, sorted."""
-    return sorted(x.stem for x in (ROOT / folder).glob("*.toml"))
+    """The names of the settings in a folder that comes with rmt-edge, sorted."""
+    return sorted(x.stem for x in settings_folder(folder).glob("*.toml"))

@@ -18,7 +18,7 @@ ALLOWED = {
 }
 # What a device runs must do without the workstation's packages: all of these but the named exceptions.
 DEVICE_SIDE = (
-    *("errors", "artifact", "settings", "metrics", "pytest_plugin", "cli", "cli.devices"),
+    *("errors", "artifact", "settings", "metrics", "progress", "pytest_plugin", "cli", "cli.devices"),
     *("data", "data.preprocess"),
     *("ops", "plugin.load", "model.layers", "quantization", "quantization.recipe"),
     *("device.backend", "device.doctor", "device.machine", "device.preflight", "device.profile"),
@@ -39,7 +39,7 @@ FLOORS = (
     {"device", "quantization"},
     {"plugin", "model"},
     {"ops", "data"},
-    {"settings", "artifact", "metrics", "errors", "pytest_plugin"},
+    {"settings", "artifact", "metrics", "errors", "progress", "pytest_plugin"},
 )
 WORKSTATION_ONLY = {"torch", "modelopt", "triton", "onnxruntime", "onnx", "safetensors", "PIL", "matplotlib", "jinja2"}
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from rmt_edge.accuracy.paired import Top, flips, per_class
 from rmt_edge.artifact import PREDICTIONS, Artifact, write_manifest, written_whole
@@ -25,6 +24,7 @@ from rmt_edge.metrics import (
     percent,
     top_classes,
 )
+from rmt_edge.progress import progress_bar
 
 BATCH = 50
 KEPT = 5  # classes kept per image
@@ -73,7 +73,7 @@ def logits_of(
     """The logits batch by batch, (b, classes), under a progress bar; NaN and infinity are refused."""
     batches = dataset.batches(preprocessing, batch)
     total = -(-len(dataset) // batch)
-    for images, _ in tqdm(batches, title, total, unit="batch", leave=False):
+    for images, _ in progress_bar(batches, title, total, unit="batch", leave=False):
         logits = run(images)
         if not np.isfinite(logits).all():
             raise RmtEdgeError(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of
 from rmt_edge.bundle.archive import MAX_BYTES, Member, copy_member, open_archive, refuse
@@ -22,6 +21,7 @@ from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, Subset, load_s
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import BUNDLE_INDEX, BUNDLED_LIBRARIES
+from rmt_edge.progress import progress_bar
 
 SUFFIX = ".rmtedge"
 INDEX, LIBRARIES = BUNDLE_INDEX, BUNDLED_LIBRARIES
@@ -148,7 +148,9 @@ def unpack(path: Path, folder: Path | None = None) -> Path:
         try:
             temporary.mkdir(parents=True)
             total = sum(x.size_bytes for x in index.members)
-            with tqdm(total=total, desc=f"unpack {path.name}", unit="B", unit_scale=True, leave=False) as progress:
+            with progress_bar(
+                total=total, desc=f"unpack {path.name}", unit="B", unit_scale=True, leave=False
+            ) as progress:
                 for member in index.members:
                     target = temporary / member.name
                     target.parent.mkdir(parents=True, exist_ok=True)

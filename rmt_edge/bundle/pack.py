@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from rmt_edge.accuracy.predictions import BATCH, accuracy, logits_of
 from rmt_edge.artifact import (
@@ -41,6 +40,7 @@ from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.plugin.cxx import ARCHITECTURES
 from rmt_edge.plugin.load import LIBRARIES as LIBRARY_FOLDER
 from rmt_edge.plugin.load import library_name
+from rmt_edge.progress import progress_bar
 
 DEFAULT_IMAGES = 512
 # What all models of a bundle have in common: one subset of images and one set of float32 logits serves them all.
@@ -242,7 +242,7 @@ def write_subset(
     with (folder / IMAGES).open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for at in tqdm(range(0, len(indices), BATCH), "read images", unit="batch", leave=False):
+        for at in progress_bar(range(0, len(indices), BATCH), "read images", unit="batch", leave=False):
             file.write(dataset.pixels(indices[at : at + BATCH].tolist(), preprocessing).tobytes())
     names = [dataset.name(x) for x in indices.tolist()]
     (folder / NAMES).write_text(json.dumps(names))

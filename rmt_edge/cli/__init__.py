@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     interrupted = threading.Event()
     with _noticing_ctrl_c(interrupted):
         try:
-            args.run(args)
+            _run(args)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return USER_ERROR
@@ -67,6 +67,20 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"rmt-edge: {error}", file=sys.stderr)
             return CHECK_FAILED if isinstance(error, CheckFailedError) else USER_ERROR
     return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Run the command; a package that it needs and that is not installed becomes an error with what installs it."""
+    try:
+        args.run(args)
+    except ModuleNotFoundError as error:
+        from rmt_edge.device.doctor import missing_packages
+        from rmt_edge.device.machine import this_machine
+
+        lack = missing_packages(args.run, error.name or "", this_machine())
+        if lack is None:
+            raise
+        raise RmtEdgeError(lack.what, do=lack.do) from error
 
 
 @contextmanager

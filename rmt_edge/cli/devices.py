@@ -113,6 +113,7 @@ def _report(diagnosis: Any) -> Iterator[str]:
     yield "\nDevice profiles"
     if diagnosis.machine.gpus:
         yield from (f"  {line}" for line in _table([(name, why or "fits") for name, why in diagnosis.profiles.items()]))
+        yield from (f"  {line}" for line in diagnosis.generic)
     else:
         yield "  none fits without a GPU; --device rtx-portable builds for RTX GPUs all the same"
     yield "\nCommands"

@@ -13,12 +13,15 @@ from rmt_edge.errors import RmtEdgeError
 @dataclass(frozen=True)
 class Backend:
     """modules: those that hold the API, of which the first that imports is taken. distributions: under which names
-    Python's packages know it. packages: what pip installs. install: the sentence that says so to a person."""
+    Python's packages know it. packages: what pip installs. install: the sentence that says so to a person. versions:
+    the first and the last that rmt-edge is written for. compute_capabilities: those that it builds for; None: any."""
 
     modules: tuple[str, ...]
     distributions: tuple[str, ...]
     packages: tuple[str, ...]
     install: str
+    versions: tuple[str, str]
+    compute_capabilities: tuple[str, ...] | None = None
 
 
 BACKENDS = {
@@ -27,12 +30,15 @@ BACKENDS = {
         distributions=("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
         packages=("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings"),
         install="Install it: pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings (x86-64 Linux).",
+        versions=("1.7", "1.7"),
+        compute_capabilities=("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),  # ComputeCapability of TensorRT-RTX 1.7.1
     ),
     "tensorrt": Backend(
         modules=("tensorrt",),
         distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
         packages=("tensorrt",),
         install="On a Jetson it comes with JetPack (apt install tensorrt); elsewhere: pip install tensorrt.",
+        versions=("10.3", "11.4"),
     ),
 }
 

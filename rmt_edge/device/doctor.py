@@ -19,11 +19,18 @@ from typing import Any
 from rmt_edge.device.backend import BACKENDS
 from rmt_edge.device.machine import Machine, run_command
 from rmt_edge.device.preflight import JETPACK_INSTALL, JETPACK_UPDATE, free_disk_mib
-from rmt_edge.device.profile import load_profile, misfit, profile_names, version_numbers
+from rmt_edge.device.profile import (
+    is_supported,
+    load_profile,
+    matching_profiles,
+    misfit,
+    profile_names,
+    too_old,
+    version_numbers,
+)
 from rmt_edge.plugin.load import LIBRARIES, library_name
-from rmt_edge.settings import ROOT
+from rmt_edge.settings import PACKAGE
 
-PACKAGE = Path(__file__).parent.parent
 # What no import shows, by command. "engine": a TensorRT with a GPU to run on; "backend": one that builds.
 NEEDS = {
     "build": ("backend", "library"),
@@ -43,7 +50,7 @@ WAYS: dict[str, dict[str, tuple[str, ...]]] = {
 OWN_STAND_INS = {"tomli"}  # of tomllib, on Python 3.10: rmt-edge does not start without it
 DISTRIBUTIONS = {"PIL": "pillow", "modelopt": "nvidia-modelopt"}  # where it is not the module's name
 WORKSTATION = {"torch", "modelopt", "triton", "onnx", "onnxruntime", "safetensors", "PIL", "matplotlib"}
-OLDEST_PYTHON, OLDEST_TENSORRT, OLDEST_SM = (3, 10), (10, 3), 8.0
+OLDEST_PYTHON, OLDEST_TENSORRT = (3, 10), (10, 3)
 DISK_MIB = 4096  # engines of RMT-L in three precisions, their ONNX files and a bundle: 2 x (382 + 191 + 96) MB and more
 # An Orin Nano of 4 GiB has less. The builder alone took 1.3 GiB for RMT-S in FP32 (TensorRT-RTX 1.7.1, on a CPU); CUDA,
 # the tactics' workspace and the desktop come on top.
@@ -72,11 +79,13 @@ class Lack:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What this machine is and can do. profiles: name to why it does not fit, empty if it does, best first."""
+    """What this machine is and can do. profiles: name to why it does not fit, empty if it does, best first. generic:
+    what a person must know of those among them that are generic."""
 
     machine: Machine
     lacks: tuple[Lack, ...]
     profiles: dict[str, str]
+    generic: tuple[str, ...]
     commands: dict[str, tuple[Lack, ...]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +94,7 @@ class Diagnosis:
             "machine": self.machine.to_dict(),
             "lacks": [asdict(lack) for lack in self.lacks],
             "profiles": [{"name": name, "fits": not why, "why_not": why} for name, why in self.profiles.items()],
+            "generic": list(self.generic),
             "commands": {
                 name: {"is_ready": not lacks, "lacks": [asdict(lack) for lack in lacks]}
                 for name, lacks in self.commands.items()
@@ -99,6 +109,7 @@ def diagnose(machine: Machine, commands: dict[str, Callable], tools: Tools | Non
         machine=machine,
         lacks=tuple(machine_lacks(machine, tools)),
         profiles=profile_fits(machine),
+        generic=tuple(x for profile, _ in matching_profiles(machine) if profile.is_generic for x in profile.sources),
         commands={
             name: tuple(_command_lacks(name, sources, machine, tools)) for name, sources in _ways(commands).items()
         },
@@ -106,13 +117,14 @@ def diagnose(machine: Machine, commands: dict[str, Callable], tools: Tools | Non
 
 
 def profile_fits(machine: Machine) -> dict[str, str]:
-    """Every profile with why it is not for this machine, empty if it is; those that fit first."""
-    found = {}
+    """Every profile with why it is not for this machine, empty if it is; those that fit first, as --device auto ranks
+    them, a generic one among them where it is needed."""
+    found = {profile.name: "" for profile, _ in matching_profiles(machine)}
     for name in profile_names():
-        profile = load_profile(name)
-        reasons = [misfit(profile, gpu, machine) for gpu in machine.gpus] or ["no GPU here"]
-        found[name] = "" if "" in reasons else reasons[0]
-    return dict(sorted(found.items(), key=lambda x: bool(x[1])))
+        if name not in found:
+            reasons = [misfit(load_profile(name), gpu, machine) for gpu in machine.gpus]
+            found[name] = reasons[0] if reasons else "no GPU here"
+    return found
 
 
 def machine_lacks(machine: Machine, tools: Tools) -> Iterator[Lack]:
@@ -129,9 +141,8 @@ def machine_lacks(machine: Machine, tools: Tools) -> Iterator[Lack]:
         do = JETPACK_UPDATE if machine.is_jetson else "pip install --upgrade 'tensorrt>=10.3'"
         yield Lack(f"{what} has TensorRT {version or 'before 10.3'}; rmt-edge needs 10.3 or later.", do)
     for gpu in machine.gpus:
-        if float(gpu.compute_capability) < OLDEST_SM:
-            what = f"{gpu.name} has SM {gpu.compute_capability}; rmt-edge's kernels begin with 8.0."
-            yield Lack(what, "Take a GPU from Ampere on (Jetson Orin, A10, RTX 30 or newer).")
+        if not is_supported(gpu):
+            yield Lack(*too_old(gpu))
     if machine.is_jetson and not machine.gpus:
         do = "In a container, start it with --runtime nvidia; outside, sudo apt install nvidia-jetpack and reboot."
         yield Lack("This is a Jetson, but its CUDA driver does not start.", do)
@@ -182,12 +193,21 @@ def _command_lacks(name: str, sources: list[Callable | str], machine: Machine, t
         )
 
 
+def missing_packages(run: Callable, module: str, machine: Machine, tools: Tools | None = None) -> Lack | None:
+    """What to install for the function of a command that stopped at a missing module; None if that module is not one of
+    those that it needs from others: then the fault is ours."""
+    tools = tools or Tools()
+    missing = sorted(name for name in imported_by(run) if not tools.has_module(name))
+    if module.partition(".")[0] not in missing:
+        return None
+    return Lack(f"This needs {', '.join(missing)}, not installed here.", _install(missing, machine))
+
+
 def _install(modules: list[str], machine: Machine) -> str:
     if machine.is_jetson and set(modules) & WORKSTATION:
         return "Do this on a workstation: a device needs neither torch nor modelopt."
-    constraints = ROOT / "constraints.txt"
-    pins = f"--constraint {constraints} " if constraints.is_file() else ""
-    return f"pip install {pins}{' '.join(DISTRIBUTIONS.get(x, x) for x in modules)}"
+    constraints = PACKAGE / "constraints.txt"
+    return f"pip install --constraint {constraints} {' '.join(DISTRIBUTIONS.get(x, x) for x in modules)}"
 
 
 def _backend(machine: Machine, tools: Tools) -> Iterator[Lack]:
@@ -244,25 +264,30 @@ def imported_by(*sources: Callable | str) -> set[str]:
 
 
 def _follow(tree: ast.AST, found: set[str], seen: set[Path]) -> None:
-    """Collect what a tree imports into `found`, and follow what is ours. Only what is imported at once counts."""
-    for name in _imports(tree):
+    """Collect what a tree imports into `found`, and follow what is ours. Only what is imported at once counts.
+
+    A module of ours that is not there is a mistake in our own lists: passed over, its needs would go unsaid.
+    """
+    for name, is_module in _imports(tree):
         package, *inner = name.split(".")
         found.add(package)
         if package != PACKAGE.name:
             continue
         path = PACKAGE.joinpath(*inner)
-        for file in (path.with_suffix(".py"), path / "__init__.py"):
-            if file.is_file() and file not in seen:
+        files = [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
+        assert files or not is_module, f"{name} is no module of {PACKAGE.name}"
+        for file in files:
+            if file not in seen:
                 seen.add(file)
                 _follow(ast.parse(file.read_text(encoding="utf-8")), found, seen)
 
 
-def _imports(tree: ast.AST) -> Iterator[str]:
-    """Modules that are imported; of `from x import y` both x and x.y, which may be a module too."""
+def _imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+    """What is imported, and whether it must be a module: of `from x import y` x is one, x.y may be one too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, True) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            yield node.module, True
             if node.module.partition(".")[0] == PACKAGE.name:
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+                yield from ((f"{node.module}.{alias.name}", False) for alias in node.names)

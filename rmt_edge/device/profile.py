@@ -8,14 +8,19 @@ from typing import Any
 from rmt_edge.device.backend import BACKENDS
 from rmt_edge.device.machine import Gpu, Machine, this_machine
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.settings import check_choice, check_positive, known_settings, load_settings
+from rmt_edge.settings import check_choice, check_positive, known_settings, load_settings, settings_folder
 
 HARDWARE_COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
 FOLDER = "engines"
 AUTO = "auto"
-# Of a profile's memory, what its device shows at least: firmware and carve-outs take the rest (0.92 is left on an L4),
-# and the next smaller device of the same name has three quarters or less.
-MEMORY_SHOWN = 0.85
+# Of a profile's memory, what its device shows at least: firmware and carve-outs take the rest (0.92 is left on an L4,
+# less on the smallest Jetsons), and the next smaller device of the same name has three quarters or less.
+MEMORY_SHOWN = 0.8
+OLDEST_SM = 8.0  # of the GPUs that rmt-edge's kernels are compiled for unless asked otherwise (plugin/build.py)
+GENERIC = "generic-sm"  # and the compute capability without its point, "generic-sm89": a card that no profile knows
+# TensorRT's first version for a compute capability, where it is not 10.3: 10.8.0 Release Notes, "supports NVIDIA
+# Blackwell GPUs"; Thor came with JetPack 7.0 and its 10.13.
+FIRST_TENSORRT = {"10.0": "10.8", "12.0": "10.8", "11.0": "10.13"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class DeviceProfile:
 
     power_modes: the names that `nvpmodel -q` prints, largest first. version_compatible: build an engine that later
     TensorRT versions open. hardware_compatibility: build one that other GPUs open (HardwareCompatibilityLevel).
+
+    is_generic: made for a card that no profile knows, of what its driver says.
     """
 
     name: str
@@ -60,6 +67,7 @@ class DeviceProfile:
     power_modes: tuple[str, ...] = ()
     version_compatible: bool = False
     hardware_compatibility: str = "none"
+    is_generic: bool = False
 
     def __post_init__(self) -> None:
         for field in (
@@ -107,22 +115,33 @@ class DeviceProfile:
 
 
 def load_profile(name: str | Path) -> DeviceProfile:
-    """A device profile by name or path, or the one of this machine by the name `auto`."""
+    """A device profile by name or path, or the one of this machine by the name `auto`.
+
+    The name of a generic profile stands for this machine's GPU of that compute capability.
+    """
     if name == AUTO:
         return profile_for(this_machine())
+    if isinstance(name, str) and re.fullmatch(rf"{GENERIC}\d+", name):
+        machine = this_machine()
+        made = (generic_profile(gpu, machine) for gpu in machine.gpus if is_supported(gpu))
+        if found := next((profile for profile in made if profile.name == name), None):
+            return found
+        raise RmtEdgeError(f"No GPU of this machine is {name}'s.", "it is the profile of a card that no other knows.")
     return load_settings(name, FOLDER, DeviceProfile, "device profile")
 
 
 def profile_names() -> list[str]:
-    """The profiles of this repository, sorted."""
+    """The profiles that come with rmt-edge, sorted."""
     return known_settings(FOLDER)
 
 
 def matching_profiles(machine: Machine) -> list[tuple[DeviceProfile, Gpu]]:
     """The profiles that fit a GPU of the machine, best first, each with that GPU.
 
-    Best is one that names the board or GPU before one for any GPU of its compute capabilities; of several such, the one
-    with the most memory, since one with more than the device has does not fit.
+    One whose backend is installed goes before one whose is not. Then best is one that names the board or GPU, then one
+    for any GPU of its compute capabilities, last a generic one; of several such, the one with the most memory, since
+    one with more than the device has does not fit. Generic ones are there only where no other fits any GPU with an
+    installed backend: beside a card that a profile knows, one that none knows (a slice of it, a display) is not meant.
     """
     found = [
         (profile, gpu)
@@ -130,7 +149,61 @@ def matching_profiles(machine: Machine) -> list[tuple[DeviceProfile, Gpu]]:
         for gpu in machine.gpus
         if not misfit(profile, gpu, machine)
     ]
-    return sorted(found, key=lambda x: (bool(x[0].identified_by), x[0].memory_gib), reverse=True)
+    generic = [(generic_profile(gpu, machine), gpu) for gpu in machine.gpus if is_supported(gpu)]
+    is_ready = any(profile.backend in machine.tensorrt for profile, _ in found)
+    if not found or (not is_ready and any(profile.backend in machine.tensorrt for profile, _ in generic)):
+        found += generic
+
+    def rank(match: tuple[DeviceProfile, Gpu]) -> tuple[bool, bool, bool, float]:
+        profile, _ = match
+        is_installed = profile.backend in machine.tensorrt
+        return is_installed, bool(profile.identified_by), not profile.is_generic, profile.memory_gib
+
+    return sorted(found, key=rank, reverse=True)
+
+
+def is_supported(gpu: Gpu) -> bool:
+    """Whether rmt-edge's kernels are compiled for a GPU's generation."""
+    return float(gpu.compute_capability) >= OLDEST_SM
+
+
+def generic_profile(gpu: Gpu, machine: Machine) -> DeviceProfile:
+    """A profile of what the driver says of a card, for the TensorRT that is installed: no peaks, so no estimate."""
+    capability = gpu.compute_capability
+    builders = [x for x, backend in BACKENDS.items() if capability in (backend.compute_capabilities or (capability,))]
+    backend = next((x for x in builders if x in machine.tensorrt), "tensorrt")
+    first, last = BACKENDS[backend].versions
+    if backend == "tensorrt":
+        first = FIRST_TENSORRT.get(capability, first)
+    part = 8 if gpu.is_memory_shared else 4  # what CPU and GPU share, other programs need too
+    return DeviceProfile(
+        name=GENERIC + capability.replace(".", ""),
+        device=f"{gpu.name}, a card that no profile for {backend} knows",
+        backend=backend,
+        compute_capabilities=(capability,),
+        tensorrt_versions=(first, last),
+        memory_gib=round(gpu.memory_mib / 1024, 1),
+        workspace_mib=max(1, gpu.memory_mib // part),
+        is_memory_shared=gpu.is_memory_shared,
+        sources=(
+            f"no profile for {backend} knows {gpu.name}; a generic one for SM {capability}, by its driver: "
+            "no peaks, so no estimate",
+        ),
+        is_generic=True,
+    )
+
+
+def too_old(gpu: Gpu) -> tuple[str, str]:
+    """What holds of a GPU that is not supported, and what to do about it."""
+    capability = gpu.compute_capability
+    what = f"{gpu.name} has SM {capability}; rmt-edge's kernels begin with {OLDEST_SM}."
+    if capability != "7.5":  # Turing, of which Triton still compiles for and TensorRT-RTX still builds for
+        return what, "Take a GPU from Ampere on (Jetson Orin, A10, RTX 30 or newer)."
+    return what, (
+        "Take a GPU from Ampere on (Jetson Orin, A10, RTX 30 or newer). Turing may run all the same, and nobody has "
+        'tried: copy a profile to a .toml of your own with compute_capabilities = ["7.5"], and either build with '
+        "--kernels native or compile the plugins for it: rmt-edge plugin build --sm 75."
+    )
 
 
 def misfit(profile: DeviceProfile, gpu: Gpu, machine: Machine) -> str:
@@ -156,16 +229,20 @@ def profile_for(machine: Machine) -> DeviceProfile:
         return next(iter(chosen.values()))
     seen = ", ".join(f"{x.name} (SM {x.compute_capability}, {x.memory_mib} MiB)" for x in machine.gpus)
     seen = f"{machine.board}: {seen}" if machine.board and seen else seen
+    known = f"known: {', '.join(profile_names())}."
     if chosen:
         raise RmtEdgeError(
             f"{len(chosen)} device profiles fit this machine's GPUs: {', '.join(sorted(chosen))}.",
             f"found: {seen}.",
             "Name one with --device, and its GPU with CUDA_VISIBLE_DEVICES.",
         )
+    if machine.gpus:
+        what, do = too_old(machine.gpus[0])
+        raise RmtEdgeError(f"No device profile fits this machine: {what}", f"found: {seen}; {known}", do)
     raise RmtEdgeError(
-        "No device profile fits this machine." if seen else "There is no GPU here for --device auto to find.",
-        f"found: {seen or 'no NVIDIA driver that sees one'}; known: {', '.join(profile_names())}.",
-        f"Name one with --device, or copy one to a .toml of your own and pass its path ({FOLDER}/ has them).",
+        "There is no GPU here for --device auto to find.",
+        f"found: no NVIDIA driver that sees one; {known}",
+        f"Name one with --device, or copy one of {settings_folder(FOLDER)} to a .toml of your own and pass its path.",
     )
 
 

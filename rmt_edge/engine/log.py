@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from types import FrameType, ModuleType
 from typing import Any
 
-from tqdm import tqdm
-
 from rmt_edge.engine.layers import HEAD
+from rmt_edge.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def progress(trt: ModuleType, config: Any, title: str) -> Iterator[threading.Eve
     builder is told to stop at its next step.
     """
     interrupted = threading.Event()
-    bar = tqdm(total=0, desc=f"build {title}", unit="step", leave=False)
+    bar = progress_bar(total=0, desc=f"build {title}", unit="step", leave=False)
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
         def __init__(self) -> None:

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from rmt_edge.artifact import Artifact, versions, written_whole
 from rmt_edge.device.machine import this_machine
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.measure import MeasureSettings, Point, measure, planned_seconds, points_of, settings_record
 from rmt_edge.latency.sensors import open_sensor
 from rmt_edge.latency.telemetry import Telemetry
+from rmt_edge.progress import progress_bar
 from rmt_edge.runtime.runner import Runner, check_batch
 
 KIND = "latency"
@@ -102,7 +101,7 @@ def _measured(points: list[Point], settings: MeasureSettings) -> dict[int, dict[
     """The run of each point, by the point's id; those on the GPU first, then those on the CPU."""
     runs: dict[int, dict[str, Any]] = {}
     seconds = planned_seconds(len(points), settings)
-    with tqdm(total=seconds, desc="bench", unit="s", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s") as bar:
+    with progress_bar(total=seconds, desc="bench", unit="s", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s") as bar:
         for is_gpu in (True, False):
             some = [x for x in points if (x.runner.clock == "CUDA events") == is_gpu]
             if not some:

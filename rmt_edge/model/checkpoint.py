@@ -1,12 +1,15 @@
 """Checkpoints: public .pth files, plain state dicts and .safetensors, loaded strictly and without running their code.
 
 Public layout (https://github.com/qhfan/RMT): a dict with `model`, perhaps `model_ema`, an optimizer and an
-argparse.Namespace. Variant and class count follow from the shapes. Preprocessing: .safetensors may carry it in their
-metadata, as JSON under "preprocessing"; without it, the public evaluation's (ImageNet, 224x224) is assumed.
+argparse.Namespace. Names may carry what wraps a model in training: DistributedDataParallel's `module.`, torch.compile's
+`_orig_mod.`, Lightning's `model.`. Variant and class count follow from the shapes. Preprocessing: .safetensors may
+carry it in their metadata, as JSON under "preprocessing"; without it, the public evaluation's (ImageNet, 224x224) is
+assumed.
 """
 
 import argparse
 import json
+import logging
 import pathlib
 import pickle
 import re
@@ -27,6 +30,7 @@ from rmt_edge.model.variants import VARIANTS
 
 # Where a state dict lies in the files that people have; the first one present is taken.
 CONTAINERS = ("model", "model_ema", "state_dict")
+WRAPPERS = ("module.", "_orig_mod.", "model.")
 # What public checkpoints hold beside tensors: data, no code.
 _HARMLESS = [
     argparse.Namespace,
@@ -38,6 +42,7 @@ _HARMLESS = [
 # What PyTorch's restricted unpickler says of a pickle that calls or builds what is not allowed.
 _ASKS_FOR_CODE = re.compile(r"GLOBAL|unrecognized function|Can only (build|create)|[Uu]nsupported class")
 _NAMED = 5  # names listed in an error
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def load_checkpoint(path: str | Path, weights: str | None = None) -> RMT:
     """The trained RMT in a file, in evaluation mode and float32.
 
     weights: `model` or `model_ema` in a file that holds both; the first of CONTAINERS that is there if None. Its
-    `variant_name` and `num_classes` follow from the shapes; `preprocessing` is what it was trained with.
+    `variant_name` and `num_classes` follow from the shapes; `preprocessing` is what it was trained with;
+    `weights_taken` the container that the weights lay in, None in a file that is one state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,14 +90,16 @@ def load_checkpoint(path: str | Path, weights: str | None = None) -> RMT:
     metadata: dict[str, str] = {}
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path)
+        taken = _container([], path, weights)
     else:
-        state = _state_dict_in(_read_pickle(path), path, weights)
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+        state, taken = _state_dict_in(_read_pickle(path), path, weights)
+    state = _unwrapped(state, path)
     model = _model_for(state, path)
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise RmtEdgeError(f"{path}: {name} holds NaN or infinite values.", do="Use another checkpoint.")
     model.load_state_dict(state, strict=True)
+    model.weights_taken = taken
     if "preprocessing" in metadata:
         model.preprocessing = Preprocessing.from_dict(json.loads(metadata["preprocessing"]))
     return model.eval()
@@ -134,21 +142,58 @@ def _no_checkpoint(path: Path, reason: str) -> RmtEdgeError:
     )
 
 
-def _state_dict_in(content: object, path: Path, weights: str | None) -> dict[str, Tensor]:
-    """The state dict in what torch.load returned: itself, or one of its entries."""
+def _state_dict_in(content: object, path: Path, weights: str | None) -> tuple[dict[str, Tensor], str | None]:
+    """The state dict in what torch.load returned, itself or one of its entries, and that entry's name."""
     if not isinstance(content, dict):
         raise RmtEdgeError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")
-    found = [x for x in CONTAINERS if isinstance(content.get(x), dict)]
-    if weights is not None and weights not in found:
-        raise RmtEdgeError(f"{path} has no weights {weights!r}.", f"it has: {', '.join(found) or 'one state dict'}.")
-    state = content[weights or found[0]] if found else content
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    taken = _container([x for x in CONTAINERS if isinstance(content.get(x), dict)], path, weights)
+    state = content if taken is None else content[taken]
+    tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise RmtEdgeError(
-            f"{path} holds no weights.",
+            f"{path} holds no weights{'' if taken is None else f' in its {taken}'}.",
             f"looked at the top and under {', '.join(CONTAINERS)}; found {', '.join(map(str, content))[:200]}.",
         )
-    return tensors
+    return tensors, taken
+
+
+def _container(found: list[str], path: Path, weights: str | None) -> str | None:
+    """Which of the containers found in a file to take; None: the file is one state dict. It is said where another
+    could have been meant."""
+    if weights is not None and weights not in found:
+        raise RmtEdgeError(
+            f"{path} has no weights {weights!r}.",
+            f"it has: {', '.join(found) or 'one state dict, without a name'}.",
+            "Take one of these with --weights." if found else "Leave --weights out.",
+        )
+    if not found:
+        return None
+    taken = weights or found[0]
+    if others := [x for x in found if x != taken]:
+        also = " and ".join(f"{x} (--weights {x})" for x in others)
+        logger.info("%s: took the weights of its %s; it also holds %s", path.name, taken, also)
+    return taken
+
+
+def _unwrapped(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The state dict under the public names: without WRAPPERS, alone or stacked, but never in a name that is public."""
+    public = {name for variant in VARIANTS for name in _shapes(variant)}
+    plain: dict[str, Tensor] = {}
+    wrapped: dict[str, str] = {}
+    for name, value in state.items():
+        short = name
+        while short not in public and (wrapper := next((x for x in WRAPPERS if short.startswith(x)), None)):
+            short = short.removeprefix(wrapper)
+        if short not in public:
+            short = short.replace("._orig_mod.", ".")  # of a part that was compiled by itself
+        if short in plain:
+            raise RmtEdgeError(
+                f"{path} holds {short} twice: as {wrapped[short]} and as {name}.",
+                "several models lie in one state dict, and rmt-edge does not guess which is meant.",
+                "Save the one that you want: torch.save(model.state_dict(), PATH).",
+            )
+        plain[short], wrapped[short] = value, name
+    return plain
 
 
 @cache

@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from rmt_edge.data.preprocess import check_input_size
 from rmt_edge.model import rmt
+from rmt_edge.model.memory import check_memory
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.ops.retention.op import retention
 
@@ -91,6 +92,7 @@ class FoldedRMT(nn.Module):
     def __init__(self, variant_name: str, num_classes: int, height: int, width: int):
         super().__init__()
         check_input_size(height, width)
+        check_memory(variant_name, height, width)
         variant = VARIANTS[variant_name]
         self.variant_name, self.num_classes = variant_name, num_classes
         self.height, self.width = height, width

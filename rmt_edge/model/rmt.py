@@ -176,6 +176,7 @@ class RMT(nn.Module):
         variant = VARIANTS[variant_name]
         self.variant_name, self.num_classes = variant_name, num_classes
         self.preprocessing = Preprocessing()  # the public evaluation's; load_checkpoint puts the file's own here
+        self.weights_taken: str | None = None  # load_checkpoint says here where in the file the weights lay
         self.patch_embed = PatchEmbed(variant.dims[0])
         self.layers = nn.ModuleList(Stage(variant, index) for index in range(4))
         self.proj = nn.Linear(variant.dims[3], variant.classifier_dim)

@@ -24,7 +24,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import triton
-from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
@@ -38,6 +37,7 @@ from rmt_edge.ops.retention import kernels as retention_kernels
 from rmt_edge.plugin import cxx
 from rmt_edge.plugin.cxx import KernelImage
 from rmt_edge.plugin.load import PLUGIN_NAMESPACE, PLUGIN_VERSION, library_name
+from rmt_edge.progress import progress_bar
 
 LOG = logging.getLogger(__name__)
 
@@ -153,7 +153,9 @@ def compile_kernels(variants: list[KernelVariant], sms: list[int], cache: Path) 
                 pool.submit(compile_variant, variant, of_sms, folder, assembler)
                 for (variant, _), of_sms in missing.items()
             ]
-            for job in tqdm(as_completed(jobs), total=len(jobs), desc="kernels", unit="kernel", disable=not jobs):
+            for job in progress_bar(
+                as_completed(jobs), total=len(jobs), desc="kernels", unit="kernel", disable=not jobs
+            ):
                 job.result()
     ptx_sm = ptx_sm_of(sms)
     images = []

@@ -29,12 +29,12 @@ import torch
 from modelopt.torch.quantization.calib import HistogramCalibrator, MaxCalibrator, MseCalibrator
 from modelopt.torch.quantization.tensor_quant import fake_tensor_quant
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rmt_edge.data.dataset import Dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.folded import FoldedRMT, Ranges, Sum
+from rmt_edge.progress import progress_bar
 from rmt_edge.quantization.recipe import QuantizationRecipe
 
 # Every eighth of the 2,048 bins is a candidate, 0.4 % of the largest magnitude apart: 0.2 s a layer instead of 1.7 s.
@@ -70,7 +70,7 @@ def calibrate(folded: FoldedRMT, recipe: QuantizationRecipe, dataset: Dataset, p
     finally:
         for hook in hooks:
             hook.remove()
-    for key, calibrator in tqdm(collected.items(), "ranges", unit="layer", leave=False):
+    for key, calibrator in progress_bar(collected.items(), "ranges", unit="layer", leave=False):
         ranges[key] = _checked_range(_input_range(calibrator, recipe), key)
     return ranges
 
@@ -123,7 +123,7 @@ def _run_images(model: nn.Module, recipe: QuantizationRecipe, dataset: Dataset, 
     batches = dataset.batches(preprocessing, recipe.batch, limit=recipe.images)
     total = -(-recipe.images // recipe.batch)
     with torch.no_grad():
-        for images, _ in tqdm(batches, "calibrate", total, unit="batch", leave=False):
+        for images, _ in progress_bar(batches, "calibrate", total, unit="batch", leave=False):
             model(torch.from_numpy(images))
 
 

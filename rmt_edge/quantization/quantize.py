@@ -53,6 +53,7 @@ def quantize(
         "parameters": sum(p.numel() for p in model.parameters()),
         "preprocessing": preprocessing.to_dict(),
         "weights": opened.weights,
+        "weights_taken": model.weights_taken,
     }
     ranges = {}
     if recipe.precision == "int8":

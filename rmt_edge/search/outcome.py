@@ -20,7 +20,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from rmt_edge.artifact import output_folder, versions, written_whole
 from rmt_edge.data.dataset import Dataset
@@ -29,6 +28,7 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import drop_interval_points, drop_points, kl_nats, percent
 from rmt_edge.model.checkpoint import Checkpoint
 from rmt_edge.model.folded import FoldedRMT, Ranges, folded_from_model
+from rmt_edge.progress import progress_bar
 from rmt_edge.quantization.calibrate import calibrate
 from rmt_edge.quantization.fake_quant import FakeQuantizedLayers, Step, first_step, steps_of
 from rmt_edge.quantization.quantize import calibration_set
@@ -137,7 +137,7 @@ def evaluate(subject: Subject, sets: LayerSets, dataset: Dataset, images: int, p
         )  # fmt: skip
     batch, steps = batch_of(subject.preprocessing), steps_of(subject.model)
     start, before = time.monotonic(), outcomes.seconds
-    bar = tqdm(total=images * len(sets), initial=outcomes.done * len(sets), desc=title, unit="run", leave=False)
+    bar = progress_bar(total=images * len(sets), initial=outcomes.done * len(sets), desc=title, unit="run", leave=False)
     with bar, FakeQuantizedLayers(subject.model, subject.ranges, GRAPH_DTYPE) as layers:
         for first in range(outcomes.done, images, batch):
             chosen = slice(first, min(first + batch, images))
@@ -155,7 +155,7 @@ def _run_batch(
     images: np.ndarray,
     outcomes: Outcomes,
     chosen: slice,
-    bar: tqdm,
+    bar: Any,
 ) -> None:
     """Fill in the columns `chosen` of the outcomes, the images (b, 3, h, w)."""
     layers.switch_to(())

@@ -15,7 +15,7 @@ import pytest
 from rmt_edge.cli import COMMANDS, devices, main
 from rmt_edge.cli.devices import _commands
 from rmt_edge.device import profile
-from rmt_edge.device.doctor import NEEDS, WAYS, Tools, diagnose, imported_by, profile_fits
+from rmt_edge.device.doctor import NEEDS, WAYS, Tools, diagnose, imported_by, missing_packages, profile_fits
 from rmt_edge.device.machine import Gpu
 from tests import machines
 from tests.conftest import ROOT
@@ -72,8 +72,10 @@ def test_a_build_without_the_plugin_library_is_told_how_to_get_one(orin, tmp_pat
 def test_a_workstation_without_torch_is_given_the_pip_command(tmp_path):
     machine = machines.machine("no-gpu", tmp_path)
     lacks = diagnose(machine, _commands(), tools(tmp_path)).commands["export"]
+    constraints = ROOT / "rmt_edge" / "constraints.txt"  # in a wheel too
     assert whats(lacks) == "onnx, onnxruntime, safetensors, torch not installed."
-    assert dos(lacks) == f"pip install --constraint {ROOT / 'constraints.txt'} onnx onnxruntime safetensors torch"
+    assert dos(lacks) == f"pip install --constraint {constraints} onnx onnxruntime safetensors torch"
+    assert constraints.read_text() == (ROOT / "constraints.txt").read_text()
 
 
 def test_modules_are_installed_by_the_names_of_their_distributions(tmp_path):
@@ -154,6 +156,32 @@ def test_what_a_command_needs_is_read_from_the_sources():
     assert not imported_by(commands["build"]) & {"torch", "onnx", "modelopt", "PIL", "rmt_edge", "json"}
 
 
+@pytest.mark.parametrize("name", ["rmt_edge.moved", "rmt_edge.runtime.moved_runner", "rmt_edge.runtime.open.moved"])
+def test_a_module_of_ours_that_is_not_there_is_no_silence(name, orin, tmp_path, monkeypatch):
+    with pytest.raises(AssertionError, match=f"{name} is no module of rmt_edge"):
+        imported_by(name)
+    monkeypatch.setitem(WAYS, "bench", {"engine": (name,)})
+    with pytest.raises(AssertionError, match=name):
+        diagnose(orin, _commands(), tools(tmp_path))
+
+
+def test_a_function_that_imports_a_module_which_moved_is_no_silence():
+    def run():
+        from rmt_edge.runtime.moved_runner import Runner  # noqa: F401
+
+    with pytest.raises(AssertionError, match=r"rmt_edge\.runtime\.moved_runner is no module"):
+        imported_by(run)
+
+
+def test_a_missing_module_is_named_with_its_package_only_if_the_command_needs_it(orin, tmp_path):
+    box, run = machines.machine("no-gpu", tmp_path / "box"), _commands()["export"]
+    lack = missing_packages(run, "onnxruntime.capi", box, tools(tmp_path))
+    assert "onnx, onnxruntime, safetensors, torch" in lack.what and "pip install --constraint" in lack.do
+    assert "Do this on a workstation" in missing_packages(run, "torch", orin, tools(tmp_path)).do
+    assert missing_packages(run, "rmt_edge.moved", box, tools(tmp_path)) is None
+    assert missing_packages(run, "a_typing_error", box, tools(tmp_path)) is None
+
+
 def test_every_command_is_examined_and_every_need_has_its_command(orin, tmp_path):
     parsers = argparse.ArgumentParser().add_subparsers()
     for module in COMMANDS:
@@ -173,6 +201,27 @@ def test_the_ways_of_a_command_are_examined_apart(orin, tmp_path):
 
 def test_a_machine_without_a_gpu_fits_no_profile(tmp_path):
     assert set(profile_fits(machines.machine("no-gpu", tmp_path)).values()) == {"no GPU here"}
+
+
+def test_a_card_that_no_profile_knows_is_told_that_a_generic_one_holds(capsys, tmp_path, monkeypatch):
+    machine = machines.machine("rtx-unknown", tmp_path)
+    monkeypatch.setattr(devices, "this_machine", lambda: machine)
+    monkeypatch.setattr(profile, "this_machine", lambda: machine)
+    assert main(["doctor"]) == 0
+    page = capsys.readouterr().out
+    assert re.search(r"generic-sm86 +fits", page)
+    assert "no profile for tensorrt knows NVIDIA RTX A4500" in page and "no peaks, so no estimate" in page
+    assert main(["devices", "auto"]) == 0
+    assert re.search(r"is_generic +True", capsys.readouterr().out)
+    assert main(["doctor", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["generic"]) == 1
+
+
+def test_a_t4_is_told_by_the_doctor_what_auto_tells_it(tmp_path):
+    machine = machines.machine("t4", tmp_path)
+    found = diagnose(machine, {}, tools(tmp_path))
+    assert found.generic == () and set(found.profiles.values()) != {""}
+    assert "Tesla T4 has SM 7.5" in whats(found.lacks) and "--sm 75" in dos(found.lacks)
 
 
 def test_doctor_prints_a_page_and_json(capsys, tmp_path, orin, monkeypatch):

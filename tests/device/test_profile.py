@@ -85,7 +85,17 @@ def test_a_jetson_shares_its_memory_and_knows_its_power_modes(name):
 
 
 @pytest.mark.parametrize(
-    ("recording", "profile"), [("orin-nano", "jetson-orin-nano-8gb"), ("thor", "jetson-thor"), ("h100", "h100")]
+    ("recording", "profile"),
+    [
+        ("orin-nano", "jetson-orin-nano-8gb"),
+        ("orin-nano-4gb", "jetson-orin-nano-4gb"),
+        ("orin-nx-8gb", "jetson-orin-nx-8gb"),
+        ("agx-orin-32gb", "jetson-agx-orin-32gb"),
+        ("thor", "jetson-thor"),
+        ("h100", "h100"),  # and a slice of one, which no profile knows
+        ("b200", "b200"),
+        ("rtx-unknown", "generic-sm86"),
+    ],
 )
 def test_a_machine_finds_its_profile(recording, profile, tmp_path):
     assert profile_for(machines.machine(recording, tmp_path)).name == profile
@@ -99,7 +109,13 @@ def test_a_machine_finds_its_profile(recording, profile, tmp_path):
         ("NVIDIA A10", "8.6", 22.2, "a10"),
         ("NVIDIA A10G", "8.6", 22.2, "rtx-portable"),
         ("NVIDIA L4", "8.9", 22.1, "l4"),
-        ("NVIDIA L40S", "8.9", 44.5, "rtx-portable"),
+        ("NVIDIA L40S", "8.9", 44.5, "l40s"),
+        ("NVIDIA L40", "8.9", 44.5, "rtx-portable"),
+        ("NVIDIA A30", "8.0", 23.5, "a30"),
+        ("NVIDIA GH200 480GB", "9.0", 95.0, "gh200"),
+        ("NVIDIA GB200", "10.0", 185.0, "generic-sm100"),
+        ("NVIDIA H20", "9.0", 95.0, "generic-sm90"),
+        ("NVIDIA GB10", "12.1", 119.0, "generic-sm121"),
         ("NVIDIA H200", "9.0", 139.8, "h200"),
         ("NVIDIA GeForce RTX 4090", "8.9", 23.5, "rtx-4090"),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "8.9", 15.7, "rtx-portable"),
@@ -118,12 +134,70 @@ def test_gpus_of_one_kind_have_one_profile_and_of_two_kinds_an_error():
         profile_for(with_gpus(l4, h200))
 
 
-def test_a_board_without_a_profile_is_told_what_was_found(tmp_path):
+def test_a_board_that_no_profile_knows_gets_a_generic_one(tmp_path):
     nano = machines.machine("orin-nano", tmp_path)
-    board = replace(nano, board="NVIDIA Jetson Orin NX Engineering Reference Developer Kit")
-    with pytest.raises(RmtEdgeError, match=r"No device profile fits[\s\S]*Orin NX[\s\S]*SM 8\.7, 7619 MiB[\s\S]*l4"):
-        profile_for(board)
-    assert misfit(load_profile("jetson-orin-nx-16gb"), board.gpus[0], board) == "7 GiB, not 16"
+    board = replace(nano, board="NVIDIA Jetson Orin Pico Developer Kit")
+    profile = profile_for(board)
+    assert (profile.name, profile.backend, profile.is_memory_shared) == ("generic-sm87", "tensorrt", True)
+    assert profile.workspace_mib == 7619 // 8 and profile.memory_gib == 7.4
+    nx = replace(nano, board="NVIDIA Jetson Orin NX Engineering Reference Developer Kit")
+    assert misfit(load_profile("jetson-orin-nx-16gb"), nx.gpus[0], nx) == "7 GiB, not 16"
+
+
+def test_a_generic_profile_says_that_it_is_one_and_has_no_peaks(tmp_path):
+    profile = profile_for(machines.machine("rtx-unknown", tmp_path))
+    assert profile.is_generic and "a card that no profile for tensorrt knows" in profile.device
+    assert (profile.bandwidth_gb_s, profile.fp16_tflops, profile.int8_tops) == (None, None, None)
+    assert (
+        "no profile for tensorrt knows NVIDIA RTX A4500" in profile.sources[0] and "no estimate" in profile.sources[0]
+    )
+    assert (profile.compute_capabilities, profile.tensorrt_versions) == (("8.6",), ("10.3", "11.4"))
+    assert not any(load_profile(name).is_generic for name in profile_names())
+
+
+BOTH = {"tensorrt": "10.9.0", "tensorrt_rtx": "1.7.1"}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "installed", "profile", "backend"),
+    [
+        (Gpu("NVIDIA A10G", "8.6", 22700), {"tensorrt": "10.9.0"}, "generic-sm86", "tensorrt"),
+        (Gpu("NVIDIA A10G", "8.6", 22700), {"tensorrt_rtx": "1.7.1"}, "rtx-portable", "tensorrt_rtx"),
+        (Gpu("NVIDIA A10G", "8.6", 22700), BOTH, "rtx-portable", "tensorrt_rtx"),
+        (Gpu("NVIDIA L4", "8.9", 22600), {"tensorrt_rtx": "1.7.1"}, "rtx-portable", "tensorrt_rtx"),
+        (Gpu("NVIDIA L4", "8.9", 22600), BOTH, "l4", "tensorrt"),
+        (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24000), {"tensorrt": "10.9.0"}, "generic-sm89", "tensorrt"),
+        (Gpu("NVIDIA H100 80GB HBM3", "9.0", 81000), {"tensorrt_rtx": "1.7.1"}, "h100", "tensorrt"),
+        (Gpu("NVIDIA GB10", "12.1", 120000), {"tensorrt_rtx": "1.7.1"}, "generic-sm121", "tensorrt_rtx"),
+        (Gpu("NVIDIA GB200", "10.0", 189000), {"tensorrt_rtx": "1.7.1"}, "generic-sm100", "tensorrt"),
+    ],
+)  # fmt: skip
+def test_a_profile_whose_backend_is_installed_goes_before_one_whose_is_not(gpu, installed, profile, backend):
+    found = profile_for(replace(with_gpus(gpu), tensorrt=installed))
+    assert (found.name, found.backend) == (profile, backend)
+
+
+def test_a_generic_profile_wants_the_first_tensorrt_that_knows_the_card():
+    assert profile_for(with_gpus(Gpu("NVIDIA GB200", "10.0", 189000))).tensorrt_versions == ("10.8", "11.4")
+
+
+def test_a_generic_profile_is_found_by_its_name_where_its_card_is(tmp_path, monkeypatch):
+    machine = machines.machine("rtx-unknown", tmp_path)
+    monkeypatch.setattr(module, "this_machine", lambda: machine)
+    assert load_profile("generic-sm86") == load_profile("auto")
+    with pytest.raises(RmtEdgeError, match=r"No GPU of this machine is generic-sm90's"):
+        load_profile("generic-sm90")
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "do"),
+    [("Tesla T4", "7.5", r"plugin build --sm 75"), ("Tesla V100-SXM2-16GB", "7.0", r"Take a GPU from Ampere on[^:]*$")],
+)
+def test_a_card_before_the_kernels_first_is_told_what_holds_and_what_to_do(name, capability, do):
+    with pytest.raises(
+        RmtEdgeError, match=rf"{name} has SM {capability}[\s\S]*begin with 8\.0[\s\S]*known: [\s\S]*{do}"
+    ):
+        profile_for(with_gpus(Gpu(name, capability, 15000)))
 
 
 def test_a_machine_without_a_gpu_is_told_so(tmp_path, monkeypatch):

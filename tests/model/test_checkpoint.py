@@ -1,6 +1,7 @@
 """Every file that people bring, and every file that must be refused."""
 
 import argparse
+import logging
 import pathlib
 import pickle
 import re
@@ -13,6 +14,7 @@ from torch import nn
 
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model import checkpoint as checkpoint_module
 from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.model.variants import VARIANTS
 from tests.conftest import SMALL, filled
@@ -56,8 +58,42 @@ def test_model_is_taken_before_model_ema_unless_asked(state, tmp_path):
     path = save({"model_ema": averaged, "model": state}, tmp_path)
     assert_same(load_checkpoint(path), state)
     assert_same(load_checkpoint(path, "model_ema"), averaged)
-    with pytest.raises(RmtEdgeError, match=r"has no weights 'model_ema'[\s\S]*it has: model\."):
-        load_checkpoint(save({"model": state}, tmp_path), "model_ema")
+    assert load_checkpoint(path).weights_taken == "model"
+    assert load_checkpoint(path, "model_ema").weights_taken == "model_ema"
+
+
+def test_which_weights_were_taken_is_said_where_there_is_a_choice(state, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    path = save({"model_ema": state, "model": state}, tmp_path)
+    load_checkpoint(path)
+    load_checkpoint(path, "model_ema")
+    assert caplog.messages == [
+        "x.pth: took the weights of its model; it also holds model_ema (--weights model_ema)",
+        "x.pth: took the weights of its model_ema; it also holds model (--weights model)",
+    ]
+    caplog.clear()
+    assert load_checkpoint(save({"model_ema": state}, tmp_path)).weights_taken == "model_ema"
+    assert load_checkpoint(save(state, tmp_path)).weights_taken is None
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("wrap", "has"),
+    [
+        (lambda state: {"model": state}, r"it has: model\.\n[^\n]*--weights"),
+        (lambda state: {"model": state, "model_ema": None}, r"it has: model\."),
+        (lambda state: {"model": state, "state_dict": state}, r"it has: model, state_dict\."),
+        (lambda state: state, r"it has: one state dict, without a name\.\nLeave --weights out"),
+    ],
+)
+def test_weights_that_are_not_there_are_refused_with_what_is(state, tmp_path, wrap, has):
+    with pytest.raises(RmtEdgeError, match=rf"x\.pth has no weights 'model_ema'\.[\s\S]*{has}"):
+        load_checkpoint(save(wrap(state), tmp_path), "model_ema")
+
+
+def test_a_safetensors_file_has_no_weights_to_choose(checkpoint):
+    with pytest.raises(RmtEdgeError, match=r"has no weights 'model'\.[\s\S]*Leave --weights out"):
+        load_checkpoint(checkpoint, "model")
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model_ema": s}])
@@ -65,8 +101,53 @@ def test_plain_and_nested_state_dicts_load(state, tmp_path, wrap):
     assert_same(load_checkpoint(save(wrap(state), tmp_path)), state)
 
 
-def test_module_prefixes_are_dropped(state, tmp_path):
-    assert_same(load_checkpoint(save({f"module.{name}": value for name, value in state.items()}, tmp_path)), state)
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "model.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "model._orig_mod.",
+        "model.model.module.",
+    ],
+)
+@pytest.mark.parametrize("container", [None, "model", "state_dict"])
+def test_what_wraps_a_model_in_training_is_dropped_from_its_names(state, tmp_path, prefix, container):
+    wrapped = {f"{prefix}{name}": value for name, value in state.items()}
+    assert_same(load_checkpoint(save({container: wrapped} if container else wrapped, tmp_path)), state)
+
+
+def test_parts_that_were_compiled_by_themselves_load(state, tmp_path):
+    compiled = {re.sub(r"^(layers\.\d+\.blocks\.\d+)\.", r"\1._orig_mod.", name): x for name, x in state.items()}
+    assert any("._orig_mod." in name for name in compiled)
+    assert_same(load_checkpoint(save(compiled, tmp_path)), state)
+
+
+def test_wrapped_safetensors_load(state, tmp_path):
+    save_file({f"_orig_mod.{name}": value for name, value in state.items()}, tmp_path / "x.safetensors")
+    assert_same(load_checkpoint(tmp_path / "x.safetensors"), state)
+
+
+def test_a_public_name_that_looks_wrapped_is_left_alone(state, monkeypatch, tmp_path):
+    public = checkpoint_module._shapes("rmt_nano") | {"model.gate": (3,)}
+    monkeypatch.setattr(checkpoint_module, "_shapes", lambda variant: public)
+    gate = torch.zeros(3)
+    plain = checkpoint_module._unwrapped({"module.model.gate": gate, "model.head.bias": gate}, tmp_path)
+    assert set(plain) == {"model.gate", "head.bias"}
+
+
+def test_two_models_in_one_state_dict_are_not_guessed_at(state, tmp_path):
+    both = state | {f"model.{name}": value for name, value in state.items()}
+    with pytest.raises(RmtEdgeError, match=r"holds patch_embed\.\S+ twice: as patch_embed\.\S+ and as model\.patch"):
+        load_checkpoint(save(both, tmp_path))
+
+
+def test_what_else_lightning_trains_is_named_and_not_passed_over(state, tmp_path):
+    content = {"state_dict": {f"model.{name}": x for name, x in state.items()} | {"criterion.weight": torch.ones(10)}}
+    with pytest.raises(RmtEdgeError, match=r"not part of it: criterion\.weight"):
+        load_checkpoint(save(content, tmp_path))
 
 
 def test_half_precision_weights_load_as_float32(state, tmp_path):
@@ -189,7 +270,10 @@ def test_a_nan_weight_is_named(state, tmp_path):
         load_checkpoint(save(state, tmp_path))
 
 
-@pytest.mark.parametrize(("content", "match"), [([1, 2], "holds a list"), ({"epoch": 3}, "holds no weights")])
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [([1, 2], "holds a list"), ({"epoch": 3}, "holds no weights"), ({"model": {"x": 1}}, "no weights in its model")],
+)
 def test_a_file_without_weights_says_what_it_holds(content, match, tmp_path):
     with pytest.raises(RmtEdgeError, match=match):
         load_checkpoint(save(content, tmp_path))
