@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rmt_edge.accuracy.validate import validate
-from rmt_edge.artifact import QUANTIZED, manifest_path, read_manifest, write_manifest
+from rmt_edge.artifact import QUANTIZED, manifest_path, read_artifact, write_manifest
 from rmt_edge.gate.gate import Baseline, Limits
 from rmt_edge.graph.export import export
 from tests.conftest import REFERENCE, ROOT
@@ -60,7 +60,7 @@ def test_a_recipe_broken_on_purpose_is_worse(deployed, rmt_edge_baseline, tmp_pa
 
 def scale_input_ranges(path, factor):
     """Write a quantised checkpoint again with other ranges for the inputs of its INT8 layers."""
-    manifest = read_manifest(path, QUANTIZED)
+    manifest = read_artifact(path, QUANTIZED).manifest
     with safe_open(path, "pt") as file:
         metadata, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
     scaled = {name: value * factor if name.endswith(".input_amax") else value for name, value in state.items()}

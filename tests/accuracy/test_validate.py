@@ -19,7 +19,7 @@ from rmt_edge.accuracy.limits import drop_message
 from rmt_edge.accuracy.predictions import accuracy, logits_of
 from rmt_edge.accuracy.resume import partial_path
 from rmt_edge.accuracy.validate import validate
-from rmt_edge.artifact import PREDICTIONS, manifest_path, read_manifest
+from rmt_edge.artifact import PREDICTIONS, manifest_path, read_artifact
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.runtime.onnx_runner import OnnxRunner
@@ -39,49 +39,51 @@ def own_labels(images, nano, tmp_path):
 
 
 def test_the_record_holds_what_was_measured(onnx_files, checkpoint, own_labels, tmp_path):
-    path, manifest = validate(onnx_files["fp16"], checkpoint, own_labels, tmp_path / "out", max_drop=100)
-    assert read_manifest(path, PREDICTIONS) == manifest
-    details = manifest.details
+    found = validate(onnx_files["fp16"], checkpoint, own_labels, tmp_path / "out", max_drop=100)
+    assert read_artifact(found.path, PREDICTIONS) == found
+    details = found.details
     assert details["reference_top1_percent"] == 100.0
-    with np.load(path) as arrays, np.load(own_labels) as truth:
+    with np.load(found.path) as arrays, np.load(own_labels) as truth:
         classes, labels = arrays["classes"], truth["labels"]
     assert classes.shape == (60, 5)
     assert details["top1_percent"] == pytest.approx(100 * (classes[:, 0] == labels).mean())
     assert details["agreement_percent"] == details["top1_percent"]
     assert details["drop_points"] == pytest.approx(100 - details["top1_percent"])
     assert details["images"] == 60 and details["within_max_drop"]
-    assert [x["name"] for x in manifest.parents] == [onnx_files["fp16"].name, checkpoint.name, "own.npz"]
+    assert [(x["role"], x["name"]) for x in found.manifest.parents] == [
+        ("source", onnx_files["fp16"].name), ("checkpoint", checkpoint.name), ("data", "own.npz"),
+    ]  # fmt: skip
 
 
 def test_the_reference_runs_once_for_all_precisions(onnx_files, checkpoint, images, tmp_path, monkeypatch):
     validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
-    monkeypatch.setattr("rmt_edge.accuracy.validate.load_checkpoint", None)
-    _, manifest = validate(onnx_files["fp16"], checkpoint, images, tmp_path, max_drop=100)
-    assert manifest.details["images"] == 60
+    monkeypatch.setattr("rmt_edge.model.checkpoint.load_checkpoint", None)
+    found = validate(onnx_files["fp16"], checkpoint, images, tmp_path, max_drop=100)
+    assert found.details["images"] == 60
 
 
 def test_another_data_set_gets_its_own_reference(onnx_files, checkpoint, images, own_labels, tmp_path):
-    _, first = validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
-    _, second = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=100)
+    first = validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
+    second = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=100)
     assert first.details["reference_top1_percent"] < 50
     assert second.details["reference_top1_percent"] == 100
 
 
 def test_the_limit_is_half_a_point_by_default_and_inclusive(onnx_files, checkpoint, own_labels, tmp_path):
-    _, manifest = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path)
-    assert manifest.details["max_drop_points"] == 0.5
-    assert manifest.details["drop_points"] == 0 and manifest.details["within_max_drop"]
+    found = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path)
+    assert found.details["max_drop_points"] == 0.5
+    assert found.details["drop_points"] == 0 and found.details["within_max_drop"]
 
 
 def test_a_drop_above_the_limit_is_told_with_numbers(onnx_files, checkpoint, own_labels, tmp_path):
     with np.load(own_labels) as arrays:
-        found = dict(arrays)
-    _, manifest = validate(onnx_files["int8"], checkpoint, own_labels, tmp_path / "a", max_drop=0)
-    wrong = manifest.details["drop_points"]
-    assert manifest.details["within_max_drop"] == (wrong <= 0)
-    message = drop_message(manifest)
+        labels = arrays["labels"]
+    found = validate(onnx_files["int8"], checkpoint, own_labels, tmp_path / "a", max_drop=0)
+    wrong = found.details["drop_points"]
+    assert found.details["within_max_drop"] == (wrong <= 0)
+    message = drop_message(found)
     assert f"loses {wrong:.2f} points of top-1 (100.00 % →" in message and "--max-drop" in message
-    assert len(found["labels"]) == 60
+    assert len(labels) == 60
 
 
 def test_metrics_are_paired():
@@ -195,17 +197,17 @@ def test_a_killed_run_continues_to_the_same_arrays(
         file.write(b"half a chunk")
 
     with caplog.at_level("INFO"):
-        _, manifest = validate(onnx_files["fp16"], checkpoint, class_folders, out, max_drop=100, workers=0)
+        found = validate(onnx_files["fp16"], checkpoint, class_folders, out, max_drop=100, workers=0)
     assert f"{killed_in}: continuing after" in caplog.text
     assert not list(out.glob("*.part"))
     for name in ("nano.reference.predictions.npz", "nano.fp16.predictions.npz"):
-        with np.load(out / name) as found, np.load(uninterrupted / name) as expected:
-            assert set(found) == set(expected) == {"classes", "scores", "labels"}
-            assert all(found[key].tobytes() == expected[key].tobytes() for key in found)
-    resumed_images = read_manifest(out / killed_in, PREDICTIONS).details["resumed_images"]
+        with np.load(out / name) as arrays, np.load(uninterrupted / name) as expected:
+            assert set(arrays) == set(expected) == {"classes", "scores", "labels"}
+            assert all(arrays[key].tobytes() == expected[key].tobytes() for key in arrays)
+    resumed_images = read_artifact(out / killed_in, PREDICTIONS).details["resumed_images"]
     assert 100 <= resumed_images < 300 and resumed_images % 50 == 0
-    expected = read_manifest(uninterrupted / "nano.fp16.predictions.npz", PREDICTIONS).details
-    assert manifest.details | {"resumed_images": 0} == expected
+    expected = read_artifact(uninterrupted / "nano.fp16.predictions.npz", PREDICTIONS).details
+    assert found.details | {"resumed_images": 0} == expected
     _wait_for_the_end_of(children)
 
 
@@ -224,7 +226,7 @@ def _state(process):
 
 
 def test_class_folders_name_their_classes_and_images(uninterrupted):
-    details = read_manifest(uninterrupted / "nano.fp16.predictions.npz", PREDICTIONS).details
+    details = read_artifact(uninterrupted / "nano.fp16.predictions.npz", PREDICTIONS).details
     assert [x["name"] for x in details["per_class"]] == [f"class{i}" for i in range(10)]
     assert all(x["images"] == 30 for x in details["per_class"])
     assert details["worst_images"][0]["name"].startswith("class")
@@ -234,7 +236,7 @@ def test_class_folders_name_their_classes_and_images(uninterrupted):
 
 
 def test_the_scores_are_the_logits_of_the_classes(onnx_files, checkpoint, images, tmp_path):
-    path, _ = validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
+    path = validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100).path
     ((batch, _),) = open_dataset(images).batches(SMALL, 60)
     logits = np.concatenate([OnnxRunner(onnx_files["fp32"])(batch[:50]), OnnxRunner(onnx_files["fp32"])(batch[50:])])
     with np.load(path) as arrays:
@@ -251,19 +253,19 @@ def test_an_image_that_breaks_in_a_worker_is_named(onnx_files, checkpoint, class
 
 def test_with_a_confidence_the_upper_end_is_held_to_the_limit(onnx_files, checkpoint, own_labels, tmp_path):
     """No image lost of 60: no drop was seen, but one of 4 points cannot be ruled out."""
-    _, manifest = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=1)
-    assert manifest.details["within_max_drop"] and manifest.details["confidence"] is None
-    _, manifest = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=1, confidence=0.95)
-    details = manifest.details
+    found = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=1)
+    assert found.details["within_max_drop"] and found.details["confidence"] is None
+    found = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=1, confidence=0.95)
+    details = found.details
     assert not details["within_max_drop"] and details["confidence"] == 0.95
     assert details["drop_upper_points"] == pytest.approx(100 * 1.6449**2 / (60 + 1.6449**2), abs=0.01)
     assert re.search(
         r"loses 0\.00 points .*95 % interval of the loss -6\.02 to \+6\.02\); "
         r"with 95\.0% confidence up to 4\.31, more than the 1 that --max-drop allows",
-        drop_message(manifest),
+        drop_message(found),
     )
-    _, manifest = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=5, confidence=0.95)
-    assert manifest.details["within_max_drop"]
+    found = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=5, confidence=0.95)
+    assert found.details["within_max_drop"]
 
 
 @pytest.mark.parametrize("confidence", [0.4, 1, 95, float("nan")])
@@ -284,9 +286,7 @@ def test_a_flat_folder_is_validated_with_its_labels_file(onnx_files, checkpoint,
         shutil.copy(path, tmp_path / "flat")
         lines.append(f"{path.name} {path.parent.name[-1]}\n")
     (tmp_path / "val.txt").write_text("".join(lines))
-    path, manifest = validate(
-        onnx_files["fp16"], checkpoint, tmp_path / "flat", tmp_path, 100, labels_file=tmp_path / "val.txt"
-    )
-    with np.load(path) as arrays:
+    found = validate(onnx_files["fp16"], checkpoint, tmp_path / "flat", tmp_path, 100, labels_file=tmp_path / "val.txt")
+    with np.load(found.path) as arrays:
         assert np.bincount(arrays["labels"]).tolist() == [2] * 10
-    assert manifest.details["images"] == 20
+    assert found.details["images"] == 20

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rmt_edge.artifact import QUANTIZED, read_manifest
+from rmt_edge.artifact import QUANTIZED, read_artifact
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error
@@ -22,7 +22,7 @@ def test_the_recipe_s_linear_layers_have_ranges_and_no_others(quantized, nano):
     layers = {name.removesuffix(".input_amax") for name in state if name.endswith(".input_amax")}
     blocks = [f"stages.{i}.blocks.{j}" for i, stage in enumerate(nano.layers) for j in range(len(stage.blocks))]
     assert layers == {f"{block}.{x}" for block in blocks for x in ("qkv", "out_proj", "fc1", "fc2")} | {"proj"}
-    assert read_manifest(quantized["int8"], QUANTIZED).details["quantized_layers"] == len(layers)
+    assert read_artifact(quantized["int8"], QUANTIZED).details["quantized_layers"] == len(layers)
     assert not [x for x in load_file(quantized["fp16"]) if x.endswith("_amax")]
 
 
@@ -170,7 +170,7 @@ def test_smoothquant_is_the_same_function_with_inputs_easier_to_round(nano, imag
 
 def test_the_file_of_smoothquant_holds_the_smoothed_weights(checkpoint, nano, images, recipes, tmp_path):
     recipe = dataclasses.replace(recipes["int8"], method="smoothquant", int8=("*.fc1",))
-    state = load_file(quantize(checkpoint, recipe, tmp_path, images))
+    state = load_file(quantize(checkpoint, recipe, tmp_path, images).path)
     plain = folded_from_model(nano, SMALL.height, SMALL.width).state_dict()
     weight = state["stages.0.blocks.0.fc1.weight"]
     assert not torch.allclose(weight, plain["stages.0.blocks.0.fc1.weight"])
@@ -235,7 +235,7 @@ def test_a_weight_beyond_fp16_is_named():
 
 def test_another_input_size_is_recorded(checkpoint, recipes, tmp_path):
     other = dataclasses.replace(SMALL, height=33, width=65)
-    manifest = read_manifest(quantize(checkpoint, recipes["fp16"], tmp_path, preprocessing=other), QUANTIZED)
+    manifest = quantize(checkpoint, recipes["fp16"], tmp_path, preprocessing=other).manifest
     assert manifest.details["preprocessing"]["height"] == 33
-    assert manifest.parents[0]["name"] == checkpoint.name
+    assert manifest.source["name"] == checkpoint.name
     assert np.isfinite(manifest.seconds)

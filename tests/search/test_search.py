@@ -116,7 +116,7 @@ def test_the_recipe_it_writes_quantises_exactly_those_layers(checkpoint, sets, t
     recipe = load_recipe(paths[1])
     assert sorted(recipe.int8_layers("rmt_nano")) == chosen["int8_layers"]
     assert (recipe.images, recipe.method, recipe.weights) == (8, "max", "per_channel")
-    state = load_file(quantize(checkpoint, recipe, tmp_path, sets.calibration))
+    state = load_file(quantize(checkpoint, recipe, tmp_path, sets.calibration).path)
     suffix = ".weight_amax"
     assert sorted(x.removesuffix(suffix) for x in state if x.endswith(suffix)) == chosen["int8_layers"]
 

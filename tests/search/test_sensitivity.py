@@ -12,6 +12,7 @@ from rmt_edge.cli import main
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import kl_nats, sqnr_db
+from rmt_edge.model.checkpoint import open_checkpoint
 from rmt_edge.model.folded import folded_from_model
 from rmt_edge.model.layers import layers_of
 from rmt_edge.model.rmt import create_model
@@ -27,7 +28,7 @@ BROKEN = "stages.1.blocks.1.fc2"
 
 @pytest.fixture(scope="module")
 def subject(checkpoint, images, tmp_path_factory):
-    return calibrated_subject(checkpoint, RECIPE, images, tmp_path_factory.mktemp("ranges"))
+    return calibrated_subject(open_checkpoint(checkpoint), RECIPE, images, tmp_path_factory.mktemp("ranges"))
 
 
 @pytest.fixture(scope="module")
