@@ -18,7 +18,7 @@ import numpy as np
 from record import header
 from tqdm import tqdm
 
-from rmt_edge.accuracy.validate import validate
+from rmt_edge.accuracy.reference import validate_against_checkpoint
 from rmt_edge.artifact import CHECKPOINT as TRAINED
 from rmt_edge.artifact import PREDICTIONS, identity_of, manifest_path, read_artifact, write_json
 from rmt_edge.data.dataset import open_dataset
@@ -77,7 +77,7 @@ def measured(recipe: QuantizationRecipe, data: Path, folder: Path) -> dict[str, 
     predictions = read_artifact(path, PREDICTIONS) if path.is_file() and manifest_path(path).is_file() else None
     parents = [onnx.as_parent(), open_checkpoint(CHECKPOINT).as_parent(TRAINED), open_dataset(data).as_parent()]
     if predictions is None or predictions.manifest.parents != parents:
-        predictions = validate(onnx, CHECKPOINT, data, max_drop=100)
+        predictions = validate_against_checkpoint(onnx, CHECKPOINT, data, max_drop=100)
     return {
         "recipe": recipe.to_dict(),
         "int8_layers": len(recipe.int8_layers(onnx.details["variant"])),

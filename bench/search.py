@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from record import header
 
-from rmt_edge.accuracy.validate import validate
+from rmt_edge.accuracy.reference import validate_against_checkpoint
 from rmt_edge.artifact import CHECKPOINT as TRAINED
 from rmt_edge.artifact import PREDICTIONS, Artifact, identity_of, manifest_path, read_artifact, write_json
 from rmt_edge.data.dataset import open_dataset
@@ -179,10 +179,9 @@ def auto_quantized(
         rivals[candidate["name"]] = sorted(choices[bits])
         rows.append({"candidate": candidate["name"], "effective_bits": round(float(bits), 2)})
     subject = calibrated_subject(open_checkpoint(CHECKPOINT), recipe, sets.calibration, args.folder)
-    dataset = open_dataset(sets.selection)
+    dataset = open_dataset(sets.selection).drawn(found["images"])
     layer_sets = {name: frozenset(layers) for name, layers in rivals.items()}
-    part = args.folder / "auto_quantize.part.npz"
-    outcomes = evaluate(subject, layer_sets, dataset, found["images"], part, "auto_quantize")
+    outcomes = evaluate(subject, layer_sets, dataset, args.folder / "auto_quantize", "auto_quantize")
     for row, (candidate, entry) in enumerate(zip(found["candidates"], rows, strict=True)):
         layers = rivals[candidate["name"]]
         entry["searched"] = {key: candidate[key] for key in ("estimated_latency_ms", "kl_nats", *KEPT)}
@@ -198,10 +197,10 @@ def auto_quantize_state(saving: set[str], sets: ImageSets, images: int, folder: 
     model = load_checkpoint(CHECKPOINT)
     folded = folded_from_model(model, model.preprocessing.height, model.preprocessing.width)
     others = [x.name for x in layers_of("rmt_nano") if x.name not in saving]
-    batches = [
-        (torch.from_numpy(pixels), torch.from_numpy(labels))
-        for pixels, labels in open_dataset(sets.selection).batches(model.preprocessing, SCORE_BATCH, images)
-    ]
+    chosen = open_dataset(sets.selection).drawn(images)
+    labels = torch.from_numpy(chosen.labels).split(SCORE_BATCH)
+    pixels = (torch.from_numpy(x) for x in chosen.batches(model.preprocessing, SCORE_BATCH))
+    batches = list(zip(pixels, labels, strict=True))
     with contextlib.redirect_stdout(sys.stderr):
         _, state = mtq.auto_quantize(
             folded,
@@ -240,7 +239,7 @@ def tested(onnx_files: dict[str, Artifact], test: Path) -> dict[str, dict[str, A
         known = read_artifact(path, PREDICTIONS) if path.is_file() and manifest_path(path).is_file() else None
         parents = [onnx.as_parent(), open_checkpoint(CHECKPOINT).as_parent(TRAINED), open_dataset(test).as_parent()]
         if known is None or known.manifest.parents != parents:
-            known = validate(onnx, CHECKPOINT, test, max_drop=100)
+            known = validate_against_checkpoint(onnx, CHECKPOINT, test, max_drop=100)
         rows[name] = {key: known.details[key] for key in ("reference_top1_percent", *KEPT)}
     return rows
 

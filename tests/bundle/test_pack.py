@@ -13,7 +13,6 @@ import torch
 from rmt_edge.artifact import PLUGIN_ONNX, manifest_path, plugin_form_path, read_artifact, sha256_of
 from rmt_edge.bundle.bundle import INDEX, open_bundle, read_folder, subset_of, unpack
 from rmt_edge.bundle.pack import ARCHITECTURES, pack
-from rmt_edge.bundle.subset import choose
 from rmt_edge.cli import main
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.data.preprocess import normalise
@@ -77,9 +76,9 @@ def test_the_subset_is_what_the_float32_model_saw_and_said(packed, images, nano)
     folder = unpack(packed)
     index, dataset = read_folder(folder), open_dataset(images)
     subset, logits = subset_of(folder, index)
-    chosen = choose(dataset.labels, 40, dataset.sha256)
-    assert (subset.images == dataset.pixels(chosen.tolist(), SMALL)).all()
-    assert (subset.labels == dataset.labels[chosen]).all()
+    chosen = dataset.drawn(40)
+    assert (subset.images == chosen.pixels(list(range(40)), SMALL)).all()
+    assert (subset.labels == chosen.labels).all() and subset.names == [chosen.name(i) for i in range(40)]
     with torch.no_grad():
         expected = nano(torch.from_numpy(normalise(subset.images, SMALL))).numpy()
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)

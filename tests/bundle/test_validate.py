@@ -82,7 +82,7 @@ def test_the_record_of_an_engine_holds_what_it_said(engine, runner, folder, chec
     assert read_artifact(found.path, PREDICTIONS) == found
     index = read_folder(folder)
     subset, reference = subset_of(folder, index)
-    inputs, labels = next(subset.batches(SMALL, IMAGES))
+    inputs, labels = next(subset.batches(SMALL, IMAGES)), subset.labels
     logits = runner(inputs)
     details = found.details
     assert details["top1_percent"] == pytest.approx(100 * (logits.argmax(1) == labels).mean())
