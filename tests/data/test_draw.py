@@ -46,6 +46,11 @@ def test_the_images_follow_from_the_data_set_alone():
     assert draw("b" * 64, 5, 50).indices.tolist() != sorted(order[:5])
 
 
+def test_the_choice_is_the_same_everywhere():
+    """Numbers of this version: a change of `draw` changes every bundle and every calibration."""
+    assert draw("seed", 6, 20, labels=np.arange(20) % 4).indices.tolist() == [0, 3, 9, 12, 14, 18]
+
+
 def test_all_images_keep_their_order():
     found = draw(SEED, 50, 50, labels=np.arange(50)[::-1])
     assert found.indices.tolist() == list(range(50)) and found.evenly == "all"
