@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rmt_edge.accuracy.validate import validate
+from rmt_edge.accuracy.reference import validate_against_checkpoint
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.gate.baseline import write_baseline
 from rmt_edge.graph.export import export
@@ -50,7 +50,7 @@ def main() -> None:
     data = first_images(args.results, args.images)
     for name in RECIPES:
         onnx = export(quantize(CHECKPOINT, load_recipe(name), args.results, REFERENCE / "calibration.npz"))
-        validate(onnx, CHECKPOINT, data, max_drop=100)
+        validate_against_checkpoint(onnx, CHECKPOINT, data, max_drop=100)
     if args.baseline:
         write_baseline(args.results, args.baseline)
     print(args.results)

@@ -18,10 +18,12 @@ import numpy as np
 from record import header
 from tqdm import tqdm
 
-from rmt_edge.accuracy.validate import validate
-from rmt_edge.artifact import ONNX, PREDICTIONS, manifest_path, parent_of, read_manifest, write_json
+from rmt_edge.accuracy.reference import validate_against_checkpoint
+from rmt_edge.artifact import CHECKPOINT as TRAINED
+from rmt_edge.artifact import PREDICTIONS, identity_of, manifest_path, read_artifact, write_json
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.graph.export import export
+from rmt_edge.model.checkpoint import open_checkpoint
 from rmt_edge.quantization.quantize import quantize
 from rmt_edge.quantization.recipe import PRECISIONS, QuantizationRecipe, load_recipe
 from rmt_edge.settings import ROOT, known_settings
@@ -46,7 +48,7 @@ def main() -> None:
     )
     rows = [measured(recipe, data, args.folder) for recipe in tqdm(recipes, "recipes", unit="recipe")]
     record = header("recipes") | {
-        "checkpoint": parent_of(CHECKPOINT),
+        "checkpoint": identity_of(CHECKPOINT),
         "data": open_dataset(data).as_parent(),
         "images": len(open_dataset(data)),
         "runtime": "ONNX Runtime, CPU",
@@ -71,20 +73,19 @@ def test_images(count: int | None, folder: Path) -> Path:
 def measured(recipe: QuantizationRecipe, data: Path, folder: Path) -> dict[str, Any]:
     """One row of the record."""
     onnx = export(quantize(CHECKPOINT, recipe, folder, REFERENCE / "calibration.npz"))
-    manifest = read_manifest(onnx, ONNX)
-    path = folder / f"{onnx.stem}.predictions.npz"
-    predictions = read_manifest(path, PREDICTIONS) if path.is_file() and manifest_path(path).is_file() else None
-    parents = [parent_of(onnx, manifest), parent_of(CHECKPOINT), open_dataset(data).as_parent()]
-    if predictions is None or predictions.parents != parents:
-        _, predictions = validate(onnx, CHECKPOINT, data, max_drop=100)
+    path = folder / f"{onnx.path.stem}.predictions.npz"
+    predictions = read_artifact(path, PREDICTIONS) if path.is_file() and manifest_path(path).is_file() else None
+    parents = [onnx.as_parent(), open_checkpoint(CHECKPOINT).as_parent(TRAINED), open_dataset(data).as_parent()]
+    if predictions is None or predictions.manifest.parents != parents:
+        predictions = validate_against_checkpoint(onnx, CHECKPOINT, data, max_drop=100)
     return {
         "recipe": recipe.to_dict(),
-        "int8_layers": len(recipe.int8_layers(manifest.details["variant"])),
+        "int8_layers": len(recipe.int8_layers(onnx.details["variant"])),
         "reference_top1_percent": predictions.details["reference_top1_percent"],
         **{name: predictions.details[name] for name in METRICS},
-        "onnx_nodes": manifest.details["nodes"],
-        "onnx_relative_error": manifest.details["relative_error"],
-        "seconds": {"validate": predictions.seconds},
+        "onnx_nodes": onnx.details["nodes"],
+        "onnx_relative_error": onnx.details["relative_error"],
+        "seconds": {"validate": predictions.manifest.seconds},
     }
 
 

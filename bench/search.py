@@ -33,14 +33,15 @@ import torch
 import torch.nn.functional as F
 from record import header
 
-from rmt_edge.accuracy.validate import validate
-from rmt_edge.artifact import ONNX, PREDICTIONS, manifest_path, parent_of, read_manifest, write_json
+from rmt_edge.accuracy.reference import validate_against_checkpoint
+from rmt_edge.artifact import CHECKPOINT as TRAINED
+from rmt_edge.artifact import PREDICTIONS, Artifact, identity_of, manifest_path, read_artifact, write_json
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.device.profile import load_profile
 from rmt_edge.graph.export import export
 from rmt_edge.latency.roofline import Network, latency_ms
 from rmt_edge.metrics import drop_interval_points, drop_points
-from rmt_edge.model.checkpoint import load_checkpoint
+from rmt_edge.model.checkpoint import load_checkpoint, open_checkpoint
 from rmt_edge.model.folded import folded_from_model
 from rmt_edge.model.layers import layers_of
 from rmt_edge.model.rmt import create_model
@@ -122,7 +123,7 @@ def reference_record(args: argparse.Namespace) -> dict[str, Any]:
         layers = set(x.int8_layers("rmt_nano"))
         test[name] |= {"int8_layers": len(layers), "estimated_latency_ms": estimated(layers, args)}
     return header("search_reference") | {
-        "checkpoint": parent_of(CHECKPOINT),
+        "checkpoint": identity_of(CHECKPOINT),
         "device": args.device,
         "batch": 1,
         "latency": "estimated by a roofline, not measured",
@@ -146,8 +147,8 @@ def searched(
     """The search's record; one of the same question that lies in the folder is not made again."""
     path = args.folder / f"{checkpoint.stem}.search.json"
     question = {
-        "checkpoint": parent_of(checkpoint),
-        "selection": open_dataset(sets.selection).as_parent(),
+        "checkpoint": identity_of(checkpoint),
+        "selection": identity_of(sets.selection),
         "images": sets.count or len(open_dataset(sets.selection)),
         "budget": asdict(budget),
         "device": load_profile(args.device).name,
@@ -177,11 +178,10 @@ def auto_quantized(
         bits = next((x for x in by_bits if estimated(choices[x], args) <= limit), by_bits[-1])
         rivals[candidate["name"]] = sorted(choices[bits])
         rows.append({"candidate": candidate["name"], "effective_bits": round(float(bits), 2)})
-    subject = calibrated_subject(CHECKPOINT, recipe, sets.calibration, args.folder)
-    dataset = open_dataset(sets.selection)
+    subject = calibrated_subject(open_checkpoint(CHECKPOINT), recipe, sets.calibration, args.folder)
+    dataset = open_dataset(sets.selection).drawn(found["images"])
     layer_sets = {name: frozenset(layers) for name, layers in rivals.items()}
-    part = args.folder / "auto_quantize.part.npz"
-    outcomes = evaluate(subject, layer_sets, dataset, found["images"], part, "auto_quantize")
+    outcomes = evaluate(subject, layer_sets, dataset, args.folder / "auto_quantize", "auto_quantize")
     for row, (candidate, entry) in enumerate(zip(found["candidates"], rows, strict=True)):
         layers = rivals[candidate["name"]]
         entry["searched"] = {key: candidate[key] for key in ("estimated_latency_ms", "kl_nats", *KEPT)}
@@ -197,10 +197,10 @@ def auto_quantize_state(saving: set[str], sets: ImageSets, images: int, folder: 
     model = load_checkpoint(CHECKPOINT)
     folded = folded_from_model(model, model.preprocessing.height, model.preprocessing.width)
     others = [x.name for x in layers_of("rmt_nano") if x.name not in saving]
-    batches = [
-        (torch.from_numpy(pixels), torch.from_numpy(labels))
-        for pixels, labels in open_dataset(sets.selection).batches(model.preprocessing, SCORE_BATCH, images)
-    ]
+    chosen = open_dataset(sets.selection).drawn(images)
+    labels = torch.from_numpy(chosen.labels).split(SCORE_BATCH)
+    pixels = (torch.from_numpy(x) for x in chosen.batches(model.preprocessing, SCORE_BATCH))
+    batches = list(zip(pixels, labels, strict=True))
     with contextlib.redirect_stdout(sys.stderr):
         _, state = mtq.auto_quantize(
             folded,
@@ -231,24 +231,24 @@ def recipe_of(name: str, layers: list[str], like: QuantizationRecipe) -> Quantiz
     return replace(like, name=name, int8=tuple(layers)) if layers else QuantizationRecipe(name, "fp16")
 
 
-def tested(onnx_files: dict[str, Path], test: Path) -> dict[str, dict[str, Any]]:
+def tested(onnx_files: dict[str, Artifact], test: Path) -> dict[str, dict[str, Any]]:
     """Every file on the test images; predictions of the same file and images are not made again."""
     rows = {}
     for name, onnx in onnx_files.items():
         path = predictions_of(onnx)
-        known = read_manifest(path, PREDICTIONS) if path.is_file() and manifest_path(path).is_file() else None
-        parents = [parent_of(onnx, read_manifest(onnx, ONNX)), parent_of(CHECKPOINT), open_dataset(test).as_parent()]
-        if known is None or known.parents != parents:
-            _, known = validate(onnx, CHECKPOINT, test, max_drop=100)
+        known = read_artifact(path, PREDICTIONS) if path.is_file() and manifest_path(path).is_file() else None
+        parents = [onnx.as_parent(), open_checkpoint(CHECKPOINT).as_parent(TRAINED), open_dataset(test).as_parent()]
+        if known is None or known.manifest.parents != parents:
+            known = validate_against_checkpoint(onnx, CHECKPOINT, test, max_drop=100)
         rows[name] = {key: known.details[key] for key in ("reference_top1_percent", *KEPT)}
     return rows
 
 
-def predictions_of(onnx: Path) -> Path:
-    return onnx.with_name(f"{onnx.stem}.predictions.npz")
+def predictions_of(onnx: Artifact) -> Path:
+    return onnx.path.with_name(f"{onnx.path.stem}.predictions.npz")
 
 
-def paired(first: Path, second: Path, test: Path) -> dict[str, Any]:
+def paired(first: Artifact, second: Artifact, test: Path) -> dict[str, Any]:
     """What the second file loses against the first, per image."""
     labels = open_dataset(test).labels
     hits = [np.load(predictions_of(x))["classes"][:, 0] == labels for x in (first, second)]

@@ -28,7 +28,8 @@ def main() -> None:
     args = parser.parse_args()
     training = open_dataset(args.data / "train-images-idx3-ubyte.gz")
     held_out = np.random.default_rng(SEED).permutation(len(training))[:HELD_OUT]
-    known = {x for name in ("calibration", "test") for x in image_hashes(open_dataset(REFERENCE / f"{name}.npz"))}
+    others = [open_dataset(REFERENCE / f"{name}.npz") for name in ("calibration", "test")]
+    known = {digest for other in others for digest in image_hashes(other).values()}
     digests = image_hashes(training)
     apart = [i for i in held_out if digests[i] not in known][:IMAGES]
     assert len(apart) == IMAGES, len(apart)

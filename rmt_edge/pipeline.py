@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, drop_message
-from rmt_edge.accuracy.validate import checked_workers, images_of, reference_predictions, validate
+from rmt_edge.accuracy.reference import reference_predictions
+from rmt_edge.accuracy.validate import checked_workers, validate
 from rmt_edge.artifact import Artifact, output_folder
-from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
+from rmt_edge.data.dataset import Dataset, check_labels, image_count, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.device.backend import load_backend
 from rmt_edge.device.profile import DeviceProfile, load_profile
@@ -23,9 +24,11 @@ from rmt_edge.engine.build import build, check_plugin_library
 from rmt_edge.graph.export import export
 from rmt_edge.latency.estimate import estimate_onnx
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
+from rmt_edge.model.torch_device import torch_device as torch_device_of
 from rmt_edge.quantization.quantize import calibration_set, quantize
 from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
 from rmt_edge.report.collect import write_report
+from rmt_edge.runtime.onnx_runner import open_onnx
 
 OUTPUT = Path("deployed")
 RECIPES = ("fp32", "fp16", "int8")
@@ -81,16 +84,19 @@ def deploy(
     max_drop: float | None = None,
     confidence: float | None = None,
     workers: int | None = None,
+    images: int | None = None,
+    torch_device: str | None = None,
 ) -> Deployment:
     """Quantise, export, build and validate by each recipe, and report; returns what was made.
 
     checkpoint, weights: see load_checkpoint. data, labels: labelled images (open_dataset); calibration: images for the
     INT8 recipes. output: the folder for everything. recipes: names of calib/, paths or recipes. device: a profile of
     engines/, a path, `auto` or a profile. kernels, libraries: see build. preprocessing: replaces the checkpoint's.
-    max_drop, confidence: see limits.judgement. What can be refused is refused before the first long step.
+    max_drop, confidence: see limits.judgement. images: how many of `data` to validate on, all by default. torch_device:
+    where PyTorch computes (model/torch_device.py). What can be refused is refused before the first long step.
     """
     start = time.monotonic()
-    checked_max_drop(max_drop), checked_confidence(confidence), checked_workers(workers)
+    checked_max_drop(max_drop), checked_confidence(confidence), checked_workers(workers), torch_device_of(torch_device)
     chosen = [x if isinstance(x, QuantizationRecipe) else load_recipe(x) for x in recipes]
     profile = device if isinstance(device, DeviceProfile) else load_profile(device)
     load_backend(profile.backend)
@@ -99,21 +105,26 @@ def deploy(
     num_classes = opened.model.num_classes
     dataset = open_dataset(data, labels)
     check_labels(dataset, num_classes)
-    images = None if calibration is None else open_dataset(calibration)
+    dataset = dataset.drawn(image_count(dataset, images))
+    calibration_images = None if calibration is None else open_dataset(calibration)
     for recipe in chosen:
         if recipe.precision == "int8":
-            calibration_set(recipe, images)
+            calibration_set(recipe, calibration_images)
     folder = output_folder(Path(output))
 
     models: dict[str, DeployedModel] = {}
     reference = None
     for recipe in chosen:
         logger.info("%s: quantize, export, build, validate", recipe.name)
-        quantized = quantize(opened, recipe, folder, images, preprocessing)
+        quantized = quantize(opened, recipe, folder, calibration_images, preprocessing, device=torch_device)
         onnx = export(quantized)
         engine = build(onnx, profile, kernels=kernels, libraries=libraries)
-        reference = reference or reference_predictions(opened, images_of(onnx, dataset, workers), folder)
-        predictions = validate(onnx, opened, dataset, None, max_drop, confidence, workers=workers, reference=reference)
+        size = Preprocessing.from_dict(onnx.details["preprocessing"])
+        reference = reference or reference_predictions(
+            opened, dataset, folder, size, workers=workers, device=torch_device
+        )
+        runner = open_onnx(onnx)
+        predictions = validate(onnx, dataset, reference, None, max_drop, confidence, workers=workers, runner=runner)
         estimate = None
         if profile.bandwidth_gb_s is not None and recipe.precision != "fp32":
             estimate = estimate_onnx(onnx, profile, profile.batches)

@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rmt_edge.accuracy.validate import validate
-from rmt_edge.artifact import QUANTIZED, manifest_path, read_manifest, write_manifest
+from rmt_edge.accuracy.reference import validate_against_checkpoint
+from rmt_edge.artifact import QUANTIZED, manifest_path, read_artifact, write_manifest
 from rmt_edge.gate.gate import Baseline, Limits
 from rmt_edge.graph.export import export
 from tests.conftest import REFERENCE, ROOT
@@ -52,7 +52,7 @@ def test_a_recipe_broken_on_purpose_is_worse(deployed, rmt_edge_baseline, tmp_pa
     quantized = broken / f"{CHECKPOINT.stem}.int8.safetensors"
     scale_input_ranges(quantized, 1 / 8)
     data = next(broken.glob("first-*-images-idx3-ubyte"))
-    validate(export(quantized), CHECKPOINT, data, max_drop=100)
+    validate_against_checkpoint(export(quantized), CHECKPOINT, data, max_drop=100)
     with pytest.raises(AssertionError, match=r"(?m)^WORSE +int8 +top-1 .* -0\.5 points$") as caught:
         rmt_edge_baseline.check(broken)
     assert re.search(r"(?m)^ok +fp16 +top-1 ", str(caught.value))
@@ -60,7 +60,7 @@ def test_a_recipe_broken_on_purpose_is_worse(deployed, rmt_edge_baseline, tmp_pa
 
 def scale_input_ranges(path, factor):
     """Write a quantised checkpoint again with other ranges for the inputs of its INT8 layers."""
-    manifest = read_manifest(path, QUANTIZED)
+    manifest = read_artifact(path, QUANTIZED).manifest
     with safe_open(path, "pt") as file:
         metadata, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
     scaled = {name: value * factor if name.endswith(".input_amax") else value for name, value in state.items()}

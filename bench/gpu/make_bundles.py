@@ -52,7 +52,7 @@ def drawn_images(checkpoint: Path, path: Path) -> Path:
     model = load_checkpoint(checkpoint)
     with torch.inference_mode():
         batches = open_dataset(path).batches(model.preprocessing, 8)
-        labels = np.concatenate([model(torch.from_numpy(x)).argmax(1).numpy() for x, _ in batches])
+        labels = np.concatenate([model(torch.from_numpy(x)).argmax(1).numpy() for x in batches])
     np.savez(path, images=images, labels=labels)
     return path
 

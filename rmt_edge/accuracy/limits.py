@@ -1,12 +1,13 @@
 """What may be lost: the limit on a drop in accuracy, how surely it is to be kept, and whether it was. numpy only."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from rmt_edge.artifact import Artifact
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.metrics import drop_points, drop_upper_points, hits
+from rmt_edge.metrics import discordant, drop_upper_points, hits
 
 MAX_DROP_POINTS = 0.5
 
@@ -24,15 +25,29 @@ def judgement(
     without, the drop on these images.
     """
     max_drop, confidence = checked_max_drop(max_drop), checked_confidence(confidence)
-    reference_hits, subject_hits = hits(reference[:, :1], labels), hits(classes[:, :1], labels)
-    upper = None if confidence is None else drop_upper_points(reference_hits, subject_hits, confidence)
-    judged = drop_points(reference_hits, subject_hits) if upper is None else upper
+    pair = hits(reference[:, :1], labels), hits(classes[:, :1], labels)
+    upper, is_within = held_to(max_drop, *pair, confidence)
     return {
         "max_drop_points": max_drop,
         "confidence": confidence,
         "drop_upper_points": upper,
-        "within_max_drop": judged <= max_drop,
+        "within_max_drop": is_within,
     }
+
+
+def held_to(
+    limit: float, reference_hits: np.ndarray, subject_hits: np.ndarray, confidence: float | None
+) -> tuple[float | None, bool]:
+    """The upper end of the drop's one-sided interval (None without a confidence), and whether the limit is kept.
+
+    Without a confidence images are counted, and no float is rounded: 100·(lost - won) ≤ limit·images, where the limit
+    is the decimal number that was written. A drop of exactly the limit keeps it.
+    """
+    if confidence is not None:
+        upper = drop_upper_points(reference_hits, subject_hits, confidence)
+        return upper, upper <= limit
+    lost, won = discordant(reference_hits, subject_hits)
+    return None, 100 * (lost - won) <= Fraction(str(limit)) * len(subject_hits)
 
 
 def checked_max_drop(max_drop: float | None) -> float:

@@ -1,7 +1,7 @@
-"""Accuracy of one model against another on the same images: metrics, the runs that they come from, their record.
+"""Predictions: one run of a model over images, what is kept of it, and its accuracy against another on the same images.
 
-For the workstation and the device alike: numpy alone. accuracy/validate.py holds an ONNX file to its checkpoint over a
-whole data set, bundle/validate.py an engine to the float32 logits of a bundle's validation subset.
+For the workstation and the device alike: numpy alone. accuracy/validate.py holds an ONNX file or an engine to the
+float32 model over a whole data set, bundle/validate.py to the float32 logits of a bundle's validation subset.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from rmt_edge.accuracy.paired import Top, flips, per_class
-from rmt_edge.artifact import PREDICTIONS, Artifact, write_manifest, written_whole
+from rmt_edge.accuracy.resume import resumed
+from rmt_edge.artifact import PREDICTIONS, Artifact, versions, write_manifest, written_whole
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import (
@@ -34,11 +35,11 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 class Images(Protocol):
-    """What `logits_of` runs over: data.Dataset, or the validation subset of a bundle."""
+    """What `logits_of` runs over: images of a data set, or the validation subset of a bundle."""
 
     def __len__(self) -> int: ...
 
-    def batches(self, preprocessing: Preprocessing, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]: ...
+    def batches(self, preprocessing: Preprocessing, batch: int) -> Iterator[np.ndarray]: ...
 
 
 def accuracy(
@@ -67,14 +68,34 @@ def top_of(logits: np.ndarray) -> Top:
     return Top(classes, np.take_along_axis(logits, classes, axis=1).astype(np.float32))
 
 
+def top_in(predictions: Artifact) -> Top:
+    """The kept classes and logits of a file of predictions."""
+    with np.load(predictions.path) as arrays:
+        return Top(arrays["classes"], arrays["scores"])
+
+
+def padded(runner: Run, smallest: int) -> Run:
+    """A runner that also takes batches below its smallest: it repeats the last image, and forgets what comes of it."""
+
+    def run(images: np.ndarray) -> np.ndarray:
+        missing = max(0, smallest - len(images))
+        return runner(np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge"))[: len(images)]
+
+    return run
+
+
 def logits_of(
-    run: Run, dataset: Images, preprocessing: Preprocessing, title: str, batch: int = BATCH
+    run: Run, images: Images, preprocessing: Preprocessing, title: str, batch: int = BATCH, num_classes: int = 0
 ) -> Iterator[np.ndarray]:
-    """The logits batch by batch, (b, classes), under a progress bar; NaN and infinity are refused."""
-    batches = dataset.batches(preprocessing, batch)
-    total = -(-len(dataset) // batch)
-    for images, _ in progress_bar(batches, title, total, unit="batch", leave=False):
-        logits = run(images)
+    """The logits batch by batch, (b, classes), under a progress bar; NaN and infinity are refused.
+
+    num_classes: that the logits must have, if it is given.
+    """
+    total = -(-len(images) // batch)
+    for inputs in progress_bar(images.batches(preprocessing, batch), title, total, unit="batch", leave=False):
+        logits = run(inputs)
+        if num_classes and logits.shape != (len(inputs), num_classes):
+            raise RmtEdgeError(f"{title}: the logits are {logits.shape}, expected ({len(inputs)}, {num_classes}).")
         if not np.isfinite(logits).all():
             raise RmtEdgeError(
                 f"{title}: the logits hold NaN or infinite values.",
@@ -82,6 +103,35 @@ def logits_of(
                 "Use the recipe fp32 to see whether it is the precision.",
             )
         yield logits
+
+
+def predict_resumably(
+    load: Callable[[], Run],
+    images_from: Callable[[int], Images],
+    preprocessing: Preprocessing,
+    num_classes: int,
+    path: Path,
+    identity: dict[str, Any],
+    title: str,
+    batch: int = BATCH,
+) -> tuple[Top, int]:
+    """The predictions of every image, those of an earlier run that was killed included; and the number of the latter.
+
+    load: gives the model, if an image is left for it. images_from: the images from one on. path: where the predictions
+    will lie. identity: what decides them, beside preprocessing, batch and versions.
+    """
+    count, kept = len(images_from(0)), min(KEPT, num_classes)
+    record = np.dtype([("classes", "<i4", (kept,)), ("scores", "<f4", (kept,))])
+    settings = {"preprocessing": preprocessing.to_dict(), "batch": batch, "images": count, "versions": versions()}
+    with resumed(path, identity | settings, batch, record, count) as partial:
+        before = len(partial)
+        if before < count:
+            for logits in logits_of(load(), images_from(before), preprocessing, title, batch, num_classes):
+                rows = np.empty(len(logits), record)
+                rows["classes"], rows["scores"] = top_of(logits)
+                partial.append(rows)
+        rows = partial.rows()
+        return Top(np.ascontiguousarray(rows["classes"]), np.ascontiguousarray(rows["scores"])), before
 
 
 def write_predictions(

@@ -1,95 +1,167 @@
-"""Validate: the accuracy of an ONNX file against its checkpoint, over a whole data set.
+"""Validate: the accuracy of an ONNX file or an engine against the float32 model, over a whole data set.
 
-The reference is the float32 PyTorch model as published, out of the very checkpoint. The subject is the exported ONNX
-file, through ONNX Runtime: engines of native kernels are built from it, those of plugins from its plugin form with the
-same weights, which `export` has checked against PyTorch (`plugin_form_relative_error`). Both
-see the same preprocessed images; all metrics are paired per image. The five best classes of every image and their
-logits are kept, so that any other metric can be computed later, and kept from the first batch on, so that a run that
-was killed continues (accuracy/resume.py).
+Reference: predictions of the float32 PyTorch model as published, out of the very checkpoint (accuracy/reference.py
+makes them, on a workstation). Subject: the very file, through ONNX Runtime or on the GPU of this machine. Both see the
+same preprocessed images; all metrics are paired per image. The five best classes of every image and their logits are
+kept, so that any other metric can be computed later, and kept from the first batch on, so that a run that was killed
+continues (accuracy/resume.py). Without torch, so that a device holds its engine to as many images as there are.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, judgement
-from rmt_edge.accuracy.paired import Top, worst_images
-from rmt_edge.accuracy.predictions import BATCH, KEPT, Run, accuracy, logits_of, top_of, write_predictions
-from rmt_edge.accuracy.resume import finish, resumed
-from rmt_edge.artifact import (
-    CHECKPOINT,
-    ONNX,
-    PREDICTIONS,
-    Artifact,
-    check_made_from,
-    manifest_path,
-    output_folder,
-    read_artifact,
-    versions,
-)
+from rmt_edge.accuracy.paired import worst_images
+from rmt_edge.accuracy.predictions import Run, accuracy, padded, predict_resumably, top_in, write_predictions
+from rmt_edge.accuracy.resume import finish
+from rmt_edge.accuracy.subject import Subject, subject_of
+from rmt_edge.artifact import CHECKPOINT, DATA, PREDICTIONS, Artifact, output_folder, parent_of, read_artifact
 from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
-from rmt_edge.runtime.onnx_runner import OnnxRunner
+from rmt_edge.runtime.open import open_engine
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class DataImages:
+    """Images of a data set from the image `start` on, as `logits_of` runs over them."""
+
+    dataset: Dataset
+    workers: int | None = None
+    start: int = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset) - self.start
+
+    def batches(self, preprocessing: Preprocessing, batch: int) -> Iterator[np.ndarray]:
+        """Network inputs (b, 3, h, w) float32, in order."""
+        return self.dataset.batches(preprocessing, batch, self.start, self.workers)
+
+
 def validate(
-    onnx_file: Path | Artifact,
-    checkpoint: Path | Checkpoint,
+    file: Path | Artifact,
     data: Path | Dataset,
+    reference: Path | Artifact,
     output: Path | None = None,
     max_drop: float | None = None,
     confidence: float | None = None,
     labels_file: Path | None = None,
     workers: int | None = None,
-    reference: Artifact | None = None,
+    runner: Run | None = None,
+    libraries: Path | None = None,
 ) -> Artifact:
-    """Write the predictions of an ONNX file and, in their manifest, its accuracy.
+    """Write the predictions of an ONNX file or an engine and, in their manifest, its accuracy.
 
-    data, labels_file: a data set with labels that fit the checkpoint's classes (open_dataset). max_drop, confidence:
-    see limits.judgement. workers: processes that decode a folder's images. reference: the predictions of the float32
-    model on the same images, as reference_predictions returns them; they are found or made without it.
+    data, labels_file: a data set with labels that fit the checkpoint's classes (open_dataset). reference: predictions
+    of the float32 model on it (accuracy/reference.py); of the data set the images that they are of are taken. max_drop,
+    confidence: see limits.judgement. workers: processes that decode a folder's images. runner: the file, opened
+    (open_onnx, open_engine); without it an engine is opened here. libraries: see open_engine.
     """
     start = time.monotonic()
     max_drop, confidence = checked_max_drop(max_drop), checked_confidence(confidence)
-    source = read_artifact(onnx_file, ONNX)
-    folder = output_folder(output or source.path.parent)
-    opened = open_checkpoint(checkpoint, source.details["weights"])
-    check_made_from(source, opened.identity)
-    dataset = open_dataset(data, labels_file)
-    labels = check_labels(dataset, source.details["num_classes"])
-    images = images_of(source, dataset, checked_workers(workers))
+    checked_workers(workers)
+    subject = subject_of(file)
+    if runner is None and not subject.is_engine:
+        raise RmtEdgeError(
+            f"{subject.file.path.name} is not opened.",
+            "an ONNX file runs through ONNX Runtime, which a device has not.",
+            "Pass runner=open_onnx(file), of rmt_edge.runtime.onnx_runner.",
+        )
+    details = subject.file.details
+    preprocessing = Preprocessing.from_dict(details["preprocessing"])
+    expected = read_artifact(reference, PREDICTIONS)
+    check_reference_model(expected, subject, preprocessing)
+    dataset = referenced_images(expected, open_dataset(data, labels_file))
+    labels = check_labels(dataset, details["num_classes"])
+    folder = output_folder(output or subject.file.path.parent)
+    path = folder / f"{subject.file.path.stem}.predictions.npz"
+    parents = [
+        subject.file.as_parent(),
+        parent_of(details["checkpoint"]["name"], details["checkpoint"]["sha256"], CHECKPOINT),
+        dataset.as_parent(),
+    ]
+    identity = {"parents": parents, "runtime": subject.facts["runtime"], "drawn": dataset.drawing()}
+    batch, title = subject.batch_of(preprocessing), f"validate {subject.file.path.name}"
+    with contextlib.ExitStack() as opened:
 
-    expected = top_in(reference or reference_predictions(opened, images, folder))
-    parents = [source.as_parent(), opened.as_parent(CHECKPOINT), dataset.as_parent()]
-    path = folder / f"{source.path.stem}.predictions.npz"
-    identity = {"parents": parents, "runtime": "ONNX Runtime, CPU"}
-    top, resumed_images = predict_resumably(
-        lambda: OnnxRunner(source.path), images, path, identity, f"validate {source.path.name}"
-    )
-    details = (
-        accuracy(expected.classes, top.classes, labels, dataset.class_names)
-        | {"worst_images": worst_images(expected, top, labels, dataset.name)}
-        | judgement(expected.classes, top.classes, labels, max_drop, confidence)
-        | {"images": len(dataset), "runtime": identity["runtime"], "resumed_images": resumed_images}
+        def load() -> Run:
+            found = opened.enter_context(open_engine(subject.file, libraries)) if runner is None else runner
+            return padded(found, subject.batches.start)
+
+        top, resumed_images = predict_resumably(
+            load, lambda at: DataImages(dataset, workers, at), preprocessing, details["num_classes"], path, identity,
+            title, batch,
+        )  # fmt: skip
+    before = top_in(expected)
+    found: dict[str, Any] = (
+        accuracy(before.classes, top.classes, labels, dataset.class_names)
+        | {"worst_images": worst_images(before, top, labels, dataset.name)}
+        | judgement(before.classes, top.classes, labels, max_drop, confidence)
+        | subject.facts
+        | {"images": len(dataset), "drawn": dataset.drawing(), "resumed_images": resumed_images}
+        | {"reference": {"sha256": expected.sha256, "runtime": expected.details["runtime"]}}
     )
     seconds = time.monotonic() - start
-    predictions = write_predictions(path, top.classes, parents, source.recipe, details, seconds, top.scores, labels)
+    recipe = subject.file.recipe
+    predictions = write_predictions(path, top.classes, parents, recipe, found, seconds, top.scores, labels)
     finish(path)
     logger.info(
-        "validate: %s, top-1 %.2f %%, drop %.2f points, in %.1f s",
-        source.path.name, details["top1_percent"], details["drop_points"], seconds,
+        "validate: %s, %d images, top-1 %.2f %%, drop %.2f points, in %.1f s",
+        subject.file.path.name, len(dataset), found["top1_percent"], found["drop_points"], seconds,
     )  # fmt: skip
     return predictions
+
+
+def check_reference_model(reference: Artifact, subject: Subject, preprocessing: Preprocessing) -> None:
+    """Refuse predictions that are not of the float32 model that a file was made from, on its input."""
+    name, made_from = reference.path.name, subject.file.details["checkpoint"]
+    source, known = reference.manifest.source, reference.recipe
+    if source["sha256"] != made_from["sha256"] or "weights" not in known:
+        raise _other_reference(
+            f"{name} holds the predictions of {source['name']} ({source['sha256'][:16]}…); {subject.file.path.name} "
+            f"was made from {made_from['name']} ({made_from['sha256'][:16]}…)."
+        )
+    if known["weights"] != subject.file.details["weights"]:
+        asked, given = subject.file.details["weights"], known["weights"]
+        raise _other_reference(f"{name} is of the weights {given}, {subject.file.path.name} of {asked}.")
+    if known["preprocessing"] != preprocessing.to_dict():
+        differs = [key for key, value in preprocessing.to_dict().items() if known["preprocessing"].get(key) != value]
+        raise _other_reference(
+            f"{name} and {subject.file.path.name} differ in preprocessing: "
+            + ", ".join(f"{x} {known['preprocessing'].get(x)} and {preprocessing.to_dict()[x]}" for x in differs)
+            + "."
+        )
+
+
+def referenced_images(reference: Artifact, dataset: Dataset) -> Dataset:
+    """The images of a data set that a reference is of, or an error if it is of other images."""
+    name, data, drawn = reference.path.name, reference.manifest.parent(DATA), reference.details["drawn"]
+    if data["sha256"] != dataset.sha256:
+        raise _other_reference(
+            f"{name} is of the images {data['name']} ({data['sha256'][:16]}…), not of {dataset.path} "
+            f"({dataset.sha256[:16]}…)."
+        )
+    chosen = dataset if dataset.chosen is not None else dataset.drawn(drawn["images"])
+    if chosen.drawing() != drawn:
+        raise _other_reference(f"{name} is of other images of {dataset.path} than are drawn of it here.")
+    return chosen
+
+
+def _other_reference(what: str) -> RmtEdgeError:
+    return RmtEdgeError(
+        what,
+        "accuracy is compared image by image with the float32 model on the same input.",
+        "Make the reference on a workstation: rmt-edge validate FILE.onnx --checkpoint CHECKPOINT --data IMAGES",
+    )
 
 
 def checked_workers(workers: int | None) -> int | None:
@@ -97,82 +169,3 @@ def checked_workers(workers: int | None) -> int | None:
     if workers is not None and not 0 <= workers <= 256:
         raise RmtEdgeError(f"--workers is {workers}.", "it is a number of processes, 0 for none beside this one.")
     return workers
-
-
-@dataclass(frozen=True)
-class Images:
-    """What one run goes over: a data set as a network takes it, from the image `start` on."""
-
-    dataset: Dataset
-    preprocessing: Preprocessing
-    num_classes: int
-    workers: int | None = None
-    start: int = 0
-
-    def __len__(self) -> int:
-        return len(self.dataset) - self.start
-
-    def batches(self, preprocessing: Preprocessing, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        return self.dataset.batches(preprocessing, batch, start=self.start, workers=self.workers)
-
-
-def images_of(model: Artifact, dataset: Dataset, workers: int | None = None) -> Images:
-    """The images of a data set as a quantised checkpoint, ONNX file or engine takes them."""
-    preprocessing = Preprocessing.from_dict(model.details["preprocessing"])
-    return Images(dataset, preprocessing, model.details["num_classes"], workers)
-
-
-def predict_resumably(
-    load: Callable[[], Run], images: Images, path: Path, identity: dict[str, Any], title: str
-) -> tuple[Top, int]:
-    """The predictions of every image, those of an earlier run that was killed included; and the number of the latter.
-
-    load: gives the model, if an image is left for it. path: where the predictions will lie. identity: what decides
-    them, beside data, preprocessing, batch and versions.
-    """
-    settings = {"preprocessing": images.preprocessing.to_dict(), "batch": BATCH, "versions": versions()}
-    count, kept = len(images), min(KEPT, images.num_classes)
-    with resumed(path, identity | settings | {"images": count}, BATCH, kept, count) as partial:
-        before = len(partial)
-        if before < count:
-            rest = Images(images.dataset, images.preprocessing, images.num_classes, images.workers, before)
-            for logits in logits_of(load(), rest, images.preprocessing, title):
-                partial.append(top_of(logits))
-        return partial.top(), before
-
-
-def top_in(predictions: Artifact) -> Top:
-    """The kept classes and logits of a file of predictions."""
-    with np.load(predictions.path) as arrays:
-        return Top(arrays["classes"], arrays["scores"])
-
-
-def reference_predictions(checkpoint: Checkpoint, images: Images, folder: Path) -> Artifact:
-    """The float32 PyTorch model's predictions, kept in the folder so that one run serves every precision."""
-    path = folder / f"{checkpoint.path.stem}.reference.predictions.npz"
-    parents = [checkpoint.as_parent(), images.dataset.as_parent()]
-    settings = {"preprocessing": images.preprocessing.to_dict(), "weights": checkpoint.weights}
-    if path.is_file() and manifest_path(path).is_file():
-        known = read_artifact(path, PREDICTIONS)
-        if known.manifest.parents == parents and known.recipe == settings:
-            return known
-    start = time.monotonic()
-
-    def load() -> Run:
-        model = checkpoint.model
-
-        def run(batch: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return model(torch.from_numpy(batch)).numpy()
-
-        return run
-
-    details = {"images": len(images), "runtime": "PyTorch, float32, CPU"}
-    identity = {"parents": parents, "weights": checkpoint.weights, "runtime": details["runtime"]}
-    top, resumed_images = predict_resumably(load, images, path, identity, "float32 reference")
-    details["resumed_images"] = resumed_images
-    seconds = time.monotonic() - start
-    labels = images.dataset.labels
-    predictions = write_predictions(path, top.classes, parents, settings, details, seconds, top.scores, labels)
-    finish(path)
-    return predictions

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from rmt_edge.accuracy.predictions import BATCH, accuracy, logits_of
+from rmt_edge.accuracy.reference import runner_of
 from rmt_edge.artifact import (
     ONNX,
     PLUGIN_ONNX,
@@ -31,9 +32,9 @@ from rmt_edge.artifact import (
 )
 from rmt_edge.bundle.archive import MAX_BYTES, Member, write_archive, wrong_name
 from rmt_edge.bundle.bundle import INDEX, LIBRARIES, SUFFIX, Index, Model
-from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, Subset, choose
+from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, Subset
 from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
-from rmt_edge.data.preprocess import Preprocessing
+from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import top_classes
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
@@ -75,12 +76,12 @@ def pack(
     library_facts = read_libraries(libraries, architectures)
     files = files_of(models, [libraries / library_name(x) for x in architectures])
     dataset = open_dataset(data, labels_file)
-    indices = choose_images(dataset, shared["num_classes"], images)
+    chosen = choose_images(dataset, shared["num_classes"], images)
     preprocessing = Preprocessing.from_dict(shared["preprocessing"])
-    check_size(files, len(indices), preprocessing)
+    check_size(files, len(chosen), preprocessing)
     output_folder(path.parent)
     with written_whole(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        validation = write_subset(Path(folder), dataset, indices, preprocessing, opened)
+        validation = write_subset(Path(folder), chosen, len(dataset), preprocessing, opened)
         files |= {name: Path(folder) / name for name in (IMAGES, LABELS, LOGITS, NAMES)}
         members = [(Member(name, sha256_of(x), x.stat().st_size), x) for name, x in sorted(files.items())]
         index = Index(
@@ -94,7 +95,7 @@ def pack(
         write_archive(temporary, INDEX, index.to_json(), members)
     logger.info(
         "pack: %s, %.1f MB, %d models, %d images, sha256 %s, in %.1f s",
-        path.name, path.stat().st_size / 1e6, len(models), len(indices), sha256_of(path), time.monotonic() - start,
+        path.name, path.stat().st_size / 1e6, len(models), len(chosen), sha256_of(path), time.monotonic() - start,
     )  # fmt: skip
     return path
 
@@ -205,16 +206,16 @@ def files_of(models: list[Artifact], libraries: list[Path]) -> dict[str, Path]:
     return files
 
 
-def choose_images(dataset: Dataset, num_classes: int, images: int | None) -> np.ndarray:
-    """The indices of the subset's images. Sorted, (images,)."""
-    labels = check_labels(dataset, num_classes)
+def choose_images(dataset: Dataset, num_classes: int, images: int | None) -> Dataset:
+    """The subset's images, drawn evenly over the classes."""
+    check_labels(dataset, num_classes)
     count = DEFAULT_IMAGES if images is None else images
     if not 0 < count <= len(dataset):
         raise RmtEdgeError(
             f"The validation subset is to have {count} images.", f"{dataset.path} has {len(dataset)}.",
             "Say how many with --images, or pass a larger data set.",
         )  # fmt: skip
-    return choose(labels, count, dataset.sha256)
+    return dataset.drawn(count)
 
 
 def check_size(files: dict[str, Path], images: int, preprocessing: Preprocessing) -> None:
@@ -230,23 +231,27 @@ def check_size(files: dict[str, Path], images: int, preprocessing: Preprocessing
 
 def write_subset(
     folder: Path,
-    dataset: Dataset,
-    indices: np.ndarray,
+    chosen: Dataset,
+    of: int,
     preprocessing: Preprocessing,
     checkpoint: Checkpoint,
 ) -> dict[str, Any]:
-    """Write the subset's three arrays (subset.py) under `folder`; returns what the index says of it."""
+    """Write the subset's three arrays (subset.py) under `folder`; returns what the index says of it.
+
+    chosen: the subset's images; of: how many the data set has.
+    """
     (folder / IMAGES).parent.mkdir()
-    assert dataset.labels is not None
-    shape = (len(indices), preprocessing.height, preprocessing.width, 3)
+    assert chosen.labels is not None
+    count, batch = len(chosen), images_at_a_time(preprocessing, BATCH)
+    shape = (count, preprocessing.height, preprocessing.width, 3)
     with (folder / IMAGES).open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for at in progress_bar(range(0, len(indices), BATCH), "read images", unit="batch", leave=False):
-            file.write(dataset.pixels(indices[at : at + BATCH].tolist(), preprocessing).tobytes())
-    names = [dataset.name(x) for x in indices.tolist()]
+        for at in progress_bar(range(0, count, batch), "read images", unit="batch", leave=False):
+            file.write(chosen.pixels(list(range(at, min(at + batch, count))), preprocessing).tobytes())
+    names = [chosen.name(x) for x in range(count)]
     (folder / NAMES).write_text(json.dumps(names))
-    subset = Subset(np.load(folder / IMAGES, mmap_mode="r"), dataset.labels[indices], names)
+    subset = Subset(np.load(folder / IMAGES, mmap_mode="r"), chosen.labels, names)
     logits = reference_logits(subset, preprocessing, checkpoint)
     np.save(folder / LABELS, subset.labels)
     np.save(folder / LOGITS, logits)
@@ -254,18 +259,14 @@ def write_subset(
     found = accuracy(classes, classes, subset.labels)
     return {
         "images": len(subset),
-        "dataset": {"name": dataset.path.name, "sha256": dataset.sha256, "images": len(dataset)},
-        "class_names": None if dataset.class_names is None else list(dataset.class_names),
+        "dataset": {"name": chosen.path.name, "sha256": chosen.sha256, "images": of},
+        "class_names": None if chosen.class_names is None else list(chosen.class_names),
         **{name: found[name] for name in ("reference_top1_percent", "reference_top5_percent")},
     }
 
 
 def reference_logits(subset: Subset, preprocessing: Preprocessing, checkpoint: Checkpoint) -> np.ndarray:
     """The logits of the float32 PyTorch model as published. (n, classes), float32."""
-    model = checkpoint.model
-
-    def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return model(torch.from_numpy(images)).numpy()
-
-    return np.concatenate(list(logits_of(run, subset, preprocessing, "float32 reference")))
+    # On the CPU whatever there is, so that the same inputs give the same bytes.
+    run, batch = runner_of(checkpoint.model, torch.device("cpu")), images_at_a_time(preprocessing, BATCH)
+    return np.concatenate(list(logits_of(run, subset, preprocessing, "float32 reference", batch)))

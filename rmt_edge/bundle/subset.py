@@ -6,7 +6,6 @@ Three .npy files, opened memory-mapped, so that a board whose GPU shares its mem
 images' names in their data set.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,29 +31,10 @@ class Subset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(
-        self, preprocessing: Preprocessing, batch: int, limit: int | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Network inputs (b, 3, h, w) float32 and labels (b,), in order, the last batch smaller."""
-        count = len(self) if limit is None else min(limit, len(self))
-        for start in range(0, count, batch):
-            chosen = slice(start, min(start + batch, count))
-            yield normalise(self.images[chosen], preprocessing), self.labels[chosen]
-
-
-def choose(labels: np.ndarray, count: int, seed: str) -> np.ndarray:
-    """The images of a subset: as many of each class as there are, to within one. Sorted indices, (count,) int64.
-
-    labels: (n,), n ≥ count. seed: the data set's sha256. An image's turn is its place within its class in the order of
-    sha256(seed, index); the first turns are taken. So the choice is that of no random number generator's version.
-    """
-    keys = [hashlib.sha256(f"{seed} {index}".encode()).digest() for index in range(len(labels))]
-    order = np.array(sorted(range(len(labels)), key=keys.__getitem__), np.int64)
-    by_class = np.argsort(labels[order], kind="stable")
-    sorted_labels = labels[order][by_class]
-    turn = np.empty(len(labels), np.int64)
-    turn[by_class] = np.arange(len(labels)) - np.searchsorted(sorted_labels, sorted_labels)
-    return np.sort(order[np.argsort(turn, kind="stable")[:count]])
+    def batches(self, preprocessing: Preprocessing, batch: int) -> Iterator[np.ndarray]:
+        """Network inputs (b, 3, h, w) float32, in order, the last batch smaller."""
+        for start in range(0, len(self), batch):
+            yield normalise(self.images[start : start + batch], preprocessing)
 
 
 def load_subset(folder: Path, images: int, num_classes: int, preprocessing: Preprocessing) -> tuple[Subset, np.ndarray]:

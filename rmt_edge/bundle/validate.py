@@ -8,38 +8,22 @@ is the same but for the runner. Metrics are those of accuracy/validate.py, and t
 import logging
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, judgement
 from rmt_edge.accuracy.paired import worst_images
-from rmt_edge.accuracy.predictions import BATCH, Run, accuracy, logits_of, top_of, write_predictions
+from rmt_edge.accuracy.predictions import Run, accuracy, logits_of, padded, top_of, write_predictions
+from rmt_edge.accuracy.subject import Subject, subject_of
 from rmt_edge.artifact import CHECKPOINT, DATA, ENGINE, ONNX, SUBSET, Artifact, output_folder, parent_of, read_artifact
 from rmt_edge.bundle.bundle import SUFFIX, Index, read_folder, subset_of, unpack
 from rmt_edge.bundle.subset import IMAGES
 from rmt_edge.data.preprocess import Preprocessing
-from rmt_edge.device.machine import this_machine
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error, sqnr_db
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is validated: an engine or an ONNX file.
-
-    onnx_sha256: of the ONNX file that it is or was built from, which the bundle must hold. batches: the sizes that its
-    runner takes. facts: how it is run, for the record.
-    """
-
-    file: Artifact
-    onnx_sha256: str
-    batches: range
-    facts: dict[str, Any]
 
 
 def validate_engine(
@@ -54,18 +38,10 @@ def validate_engine(
 
     runner: the engine, opened (open_engine), or whatever takes images (b, 3, h, w) float32 to logits (b, classes)
     float32. bundle: the bundle that the engine was built from, packed or unpacked; the engine's folder by default.
-    max_drop, confidence: see accuracy.judgement.
+    max_drop, confidence: see limits.judgement.
     """
-    opened = read_artifact(engine, ENGINE)
-    profile, machine = opened.details["profile"], this_machine().to_dict()
-    backend = opened.details["backend"]
-    runtime = ", ".join([f"{backend['name']} {backend['version']}", *(gpu["name"] for gpu in machine["gpus"])])
-    subject = Subject(
-        opened,
-        opened.manifest.source["sha256"],
-        range(profile["min_batch"], profile["max_batch"] + 1),
-        {"runtime": runtime, "machine": machine},
-    )
+    subject = subject_of(read_artifact(engine, ENGINE))
+    opened = subject.file
     path = (output or opened.path.parent) / f"{opened.path.stem}.predictions.npz"
     return _validate(subject, runner, unpacked(bundle or opened.path.parent), path, max_drop, confidence)
 
@@ -79,8 +55,8 @@ def validate_onnx(
     confidence: float | None = None,
 ) -> Artifact:
     """As validate_engine, of an ONNX file that is in the bundle; writes `<onnx>.subset.predictions.npz`."""
-    opened = read_artifact(onnx_file, ONNX)
-    subject = Subject(opened, opened.sha256, range(1, BATCH + 1), {"runtime": "ONNX Runtime, CPU"})
+    subject = subject_of(read_artifact(onnx_file, ONNX))
+    opened = subject.file
     path = (output or opened.path.parent) / f"{opened.path.stem}.subset.predictions.npz"
     return _validate(subject, runner, unpacked(bundle), path, max_drop, confidence)
 
@@ -95,7 +71,7 @@ def _validate(
     output_folder(path.parent)
     subset, reference_logits = subset_of(folder, index)
     preprocessing = Preprocessing.from_dict(index.preprocessing)
-    run, batch = padded(runner, subject.batches.start), min(BATCH, subject.batches.stop - 1)
+    run, batch = padded(runner, subject.batches.start), subject.batch_of(preprocessing)
     found = logits_of(run, subset, preprocessing, f"validate {subject.file.path.name}", batch)
     logits = np.concatenate(list(found))
     if logits.shape != reference_logits.shape:
@@ -143,16 +119,6 @@ def check_in_bundle(subject: Subject, index: Index, folder: Path) -> None:
             f"its models are {', '.join(x.onnx for x in index.models)}.",
             "Name the bundle that it was built from with --bundle.",
         )
-
-
-def padded(runner: Run, smallest: int) -> Run:
-    """A runner that also takes batches below its smallest: it repeats the last image, and forgets what comes of it."""
-
-    def run(images: np.ndarray) -> np.ndarray:
-        missing = max(0, smallest - len(images))
-        return runner(np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge"))[: len(images)]
-
-    return run
 
 
 def logit_distance(logits: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:

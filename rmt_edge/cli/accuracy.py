@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from rmt_edge.cli.options import OUTPUT, add_checkpoint, add_command, add_output, preprocessing_of
+from rmt_edge.cli.options import OUTPUT, add_checkpoint, add_command, add_output, add_torch_device, preprocessing_of
 from rmt_edge.device.profile import load_profile
 from rmt_edge.quantization.recipe import load_recipe
 
@@ -21,7 +21,7 @@ def sensitivity(args: argparse.Namespace) -> None:
     checkpoint = open_checkpoint(args.checkpoint, args.weights)
     path = run(
         checkpoint, load_recipe(args.recipe), args.output, args.calibration, args.data, args.images,
-        args.by or DEFAULT_BY, preprocessing_of(args, checkpoint),
+        args.by or DEFAULT_BY, preprocessing_of(args, checkpoint), None, args.torch_device,
     )  # fmt: skip
     print(table(json.loads(path.read_text())), file=sys.stderr)
     print(path)
@@ -39,7 +39,7 @@ def search(args: argparse.Namespace) -> None:
     checkpoint = open_checkpoint(args.checkpoint, args.weights)
     paths = run(
         checkpoint, load_recipe(args.recipe), args.output, images, budget, load_profile(args.device),
-        args.batch, args.measured, preprocessing_of(args, checkpoint),
+        args.batch, args.measured, preprocessing_of(args, checkpoint), None, args.torch_device,
     )  # fmt: skip
     for path in paths:
         print(path)
@@ -49,6 +49,7 @@ def add_commands(commands) -> None:
     """sensitivity, search."""
     sub = add_command(commands, sensitivity)
     add_checkpoint(sub)
+    add_torch_device(sub)
     sub.add_argument("--data", type=Path, required=True, metavar="IMAGES", help="images to measure on; labels if any")
     sub.add_argument("--images", type=int, help="how many of them (128)")
     sub.add_argument("--by", nargs="+", metavar="GROUP", help="kind, stage, block, cell (kind stage block)")
@@ -56,6 +57,7 @@ def add_commands(commands) -> None:
     add_output(sub, OUTPUT)
     sub = add_command(commands, search)
     add_checkpoint(sub)
+    add_torch_device(sub)
     sub.add_argument("--selection", type=Path, required=True, metavar="IMAGES", help="images to choose on, with labels")
     sub.add_argument("--test", type=Path, metavar="IMAGES", help="the test's images, to be sure that none is shared")
     sub.add_argument("--images", type=int, help="how many of the selection images (all)")

@@ -38,11 +38,18 @@ def add_checkpoint(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def add_torch_device(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--torch-device", metavar="DEVICE", help="where PyTorch computes: cpu, cuda, cuda:1 (a GPU if any)"
+    )
+
+
 def add_data(sub: argparse.ArgumentParser, required: bool = True) -> None:
     sub.add_argument(
         "--data", type=Path, required=required, metavar="IMAGES", help="labelled images: class folders, .npz or IDX"
     )
     sub.add_argument("--labels", type=Path, metavar="FILE", help="labels of a flat folder: lines `name label`")
+    sub.add_argument("--images", type=int, metavar="N", help="validate on N of them, drawn evenly over classes (all)")
     sub.add_argument(
         "--workers", type=int, metavar="N", help="processes that decode a folder's images (half the cores)"
     )

@@ -17,14 +17,16 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from rmt_edge.artifact import DATA, parent_of
 from rmt_edge.data.decoding import IMAGE_SUFFIXES, decoded_by_workers, default_workers, fit, no_image, read_image
+from rmt_edge.data.draw import Draw, draw
 from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.errors import RmtEdgeError
 
@@ -35,7 +37,7 @@ class Dataset:
 
     labels: (n,) int64 or None. num_classes: the number of class folders, None where only the labels tell.
     sha256: of the file; of a folder, of its files' names and sizes. files: of a folder, in the order of the images.
-    class_names: of class folders, by class number.
+    class_names: of class folders, by class number. chosen: which images of the whole set these are, None for all.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Dataset:
     read: Callable[[int], Image.Image]
     files: tuple[Path, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    chosen: Draw | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -59,26 +62,44 @@ class Dataset:
         return np.stack([fit(self.read(i), preprocessing) for i in indices])
 
     def name(self, index: int) -> str:
-        """An image's file within the folder, or its number."""
-        return self.files[index].relative_to(self.path).as_posix() if self.files else str(index)
+        """An image's file within the folder, or its number in the whole set."""
+        if self.files:
+            return self.files[index].relative_to(self.path).as_posix()
+        return str(index if self.chosen is None else self.chosen.indices[index])
+
+    def drawn(self, count: int | None) -> "Dataset":
+        """`count` of the images (draw.py), or the set itself for all that it has or for None.
+
+        Its path and sha256 stay those of the whole set: what was drawn is recorded beside them (drawing).
+        """
+        if count is None or count == len(self):
+            return self
+        assert self.chosen is None and 0 < count < len(self), (self.chosen, count, len(self))
+        folders = [x.parent.as_posix() for x in self.files] if self.files else None
+        found, read = draw(self.sha256, count, len(self), folders, self.labels), self.read
+        return replace(
+            self,
+            count=count,
+            labels=None if self.labels is None else self.labels[found.indices],
+            read=lambda i: read(int(found.indices[i])),
+            files=None if self.files is None else tuple(self.files[i] for i in found.indices),
+            chosen=found,
+        )
+
+    def drawing(self) -> dict[str, Any]:
+        """How the images were drawn of the whole set, for a manifest."""
+        return (self.chosen or draw(self.sha256, len(self), len(self))).to_dict()
 
     def batches(
-        self,
-        preprocessing: Preprocessing,
-        batch: int,
-        limit: int | None = None,
-        start: int = 0,
-        workers: int | None = None,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Network inputs (b, 3, h, w) float32 and labels (b,), in order, the last batch smaller.
+        self, preprocessing: Preprocessing, batch: int, start: int = 0, workers: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Network inputs (b, 3, h, w) float32, in order from the image `start` on, the last batch smaller.
 
-        limit, start: the images before the limit, from start on. workers: processes that decode the files of a folder,
-        0 for this one, by default as many as pay.
+        workers: processes that decode the files of a folder, 0 for this one, by default as many as pay.
         """
-        count = self.count if limit is None else min(limit, self.count)
-        pieces = [range(i, min(i + batch, count)) for i in range(start, count, batch)]
+        pieces = [range(i, min(i + batch, self.count)) for i in range(start, self.count, batch)]
         if workers is None:
-            workers = default_workers(count - start)
+            workers = default_workers(self.count - start)
         pixels: Generator[np.ndarray, None, None]
         if workers and self.files:
             files = self.files
@@ -86,9 +107,8 @@ class Dataset:
         else:
             pixels = (self.pixels(list(piece), preprocessing) for piece in pieces)
         with contextlib.closing(pixels):
-            for piece, images in zip(pieces, pixels, strict=True):
-                labels = None if self.labels is None else self.labels[list(piece)]
-                yield normalise(images, preprocessing), labels
+            for images in pixels:
+                yield normalise(images, preprocessing)
 
 
 def open_dataset(source: str | Path | Dataset, labels_file: str | Path | None = None) -> Dataset:
@@ -127,6 +147,17 @@ def open_dataset(source: str | Path | Dataset, labels_file: str | Path | None = 
     labels = None if labels is None else labels.astype(np.int64)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Dataset(path, len(images), labels, None, digest, lambda i: Image.fromarray(images[i]))
+
+
+def image_count(dataset: Dataset, images: int | None, default: int | None = None) -> int:
+    """How many images to take: `images`, of which there must be as many; without, the default or all there are."""
+    if images is None:
+        return min(default or len(dataset), len(dataset))
+    if not 1 <= images <= len(dataset):
+        raise RmtEdgeError(
+            f"--images is {images}.", f"{dataset.path} holds {len(dataset)}.", "Pass a number from 1 to that."
+        )
+    return images
 
 
 def check_labels(dataset: Dataset, num_classes: int) -> np.ndarray:

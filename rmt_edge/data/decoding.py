@@ -26,6 +26,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".ti
 # decoding workers cost more than they save.
 FEW_IMAGES = 256
 MAX_WORKERS = 8
+# What Pillow raises at files that are no images, or broken ones.
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 AHEAD = 2  # batches under way per worker: one that is decoded, one that waits
 
 
@@ -33,12 +35,24 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """Resize (bicubic) to cover the target over crop_ratio, crop the centre. Returns (height, width, 3) uint8."""
     image = image.convert("RGB")
     height, width = preprocessing.height, preprocessing.width
-    scale = max(height / image.height, width / image.width) / preprocessing.crop_ratio
-    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    size = covering_size(image.width, image.height, preprocessing)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def covering_size(image_width: int, image_height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """The width and height to which an image is resized.
+
+    As the public evaluation has it, torchvision's Resize and CenterCrop: of a square target over crop_ratio the shorter
+    side takes the integer part, and the longer one that of size · long / short; the crop begins at round(rest / 2),
+    half to even. Of another target, the side that just covers it takes the shorter side's place.
+    """
+    width, height = (int(x / preprocessing.crop_ratio) for x in (preprocessing.width, preprocessing.height))
+    if width * image_height >= height * image_width:
+        return width, int(width * image_height / image_width)
+    return int(height * image_width / image_height), height
 
 
 def read_image(path: Path) -> Image.Image:
@@ -46,7 +60,16 @@ def read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
+        raise no_image(path, f" ({error})") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """The width and height of an image file, read from its head, or an error that names it."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except UNREADABLE as error:
         raise no_image(path, f" ({error})") from error
 
 

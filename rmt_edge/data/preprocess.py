@@ -13,6 +13,9 @@ import numpy as np
 from rmt_edge.errors import RmtEdgeError
 
 MIN_SIDE = 32  # an RMT halves the image five times
+# Pixels that go through a network at once: 64 images of 224x224, whose activations take RMT-L about a gigabyte in
+# float32. Every smaller input, and every batch of 64 or less, keeps the batch that it asks for.
+PIXELS_AT_A_TIME = 64 * 224 * 224
 
 
 def check_input_size(height: int, width: int) -> None:
@@ -66,6 +69,11 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """As a manifest holds it: JSON has lists, no tuples."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+
+def images_at_a_time(preprocessing: Preprocessing, most: int, pixels: int = PIXELS_AT_A_TIME) -> int:
+    """How many images go through a network at once: `most`, or as many as have that many pixels, but at least one."""
+    return max(1, min(most, pixels // (preprocessing.height * preprocessing.width)))
 
 
 def normalise(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

@@ -37,6 +37,7 @@ NEEDS = {
     "deploy": ("backend", "library"),
     "bench engine": ("engine",),
     "validate engine": ("engine",),
+    "validate engine --data": ("engine",),
     "plugin": ("compiler",),
 }
 # Commands with several ways, and what each imports beside what the command does.
@@ -44,7 +45,8 @@ WAYS: dict[str, dict[str, tuple[str, ...]]] = {
     "bench": {"engine": ("rmt_edge.runtime.engine_runner",), "onnx": ("rmt_edge.runtime.onnx_runner",)},
     "validate": {
         "engine": ("rmt_edge.bundle.validate",),
-        "onnx": ("rmt_edge.accuracy.validate", "rmt_edge.runtime.onnx_runner"),
+        "engine --data": ("rmt_edge.accuracy.validate",),
+        "onnx": ("rmt_edge.accuracy.reference", "rmt_edge.runtime.onnx_runner"),
     },
 }
 OWN_STAND_INS = {"tomli"}  # of tomllib, on Python 3.10: rmt-edge does not start without it

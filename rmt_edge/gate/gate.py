@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.accuracy.limits import MAX_DROP_POINTS, checked_confidence, checked_max_drop
+from rmt_edge.accuracy.limits import MAX_DROP_POINTS, checked_confidence, checked_max_drop, held_to
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.gate.baseline import read_baseline, results_of, unpacked
-from rmt_edge.metrics import drop_interval_points, drop_points, drop_upper_points, percent
+from rmt_edge.metrics import drop_interval_points, drop_points, percent
 
 
 class NotComparedWarning(UserWarning):
@@ -126,12 +126,12 @@ def _accuracy_row(name: str, before: np.ndarray, now: np.ndarray, limits: Limits
     drop = drop_points(before, now)
     low, high = drop_interval_points(before, now)
     change = f"{0 - drop:+.2f} points (95 % interval {-high:+.2f} to {-low:+.2f})"
-    judged, limit = drop, f"-{limits.max_drop:g} points"
-    if limits.confidence is not None:
-        judged = drop_upper_points(before, now, limits.confidence)
-        change += f", with {limits.confidence:.1%} confidence no lower than {-judged:+.2f}"
+    limit = f"-{limits.max_drop:g} points"
+    upper, is_within = held_to(limits.max_drop, before, now, limits.confidence)
+    if upper is not None:
+        change += f", with {limits.confidence:.1%} confidence no lower than {-upper:+.2f}"
     was, is_now = f"{percent(before):.2f} %", f"{percent(now):.2f} %"
-    return Row(name, "top-1", was, is_now, change, limit, is_worse=judged > limits.max_drop)
+    return Row(name, "top-1", was, is_now, change, limit, is_worse=not is_within)
 
 
 def _size_row(name: str, label: str, before: int, now: dict[str, int], limits: Limits) -> Row:

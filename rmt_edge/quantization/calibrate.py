@@ -31,7 +31,7 @@ from modelopt.torch.quantization.tensor_quant import fake_tensor_quant
 from torch import Tensor, nn
 
 from rmt_edge.data.dataset import Dataset
-from rmt_edge.data.preprocess import Preprocessing
+from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.folded import FoldedRMT, Ranges, Sum
 from rmt_edge.progress import progress_bar
@@ -45,10 +45,20 @@ MSE_GRID = {"start_multiplier": 0.1, "stop_multiplier": 1.0, "step_size": 0.02}
 NORM_BEFORE = {"qkv": "retention_layer_norm", "fc1": "final_layer_norm"}
 
 
-def calibrate(folded: FoldedRMT, recipe: QuantizationRecipe, dataset: Dataset, preprocessing: Preprocessing) -> Ranges:
-    """Ranges of the recipe's layers (and residual additions) over the data set. The model is left as it is.
+CPU = torch.device("cpu")
 
-    With the method smoothquant, the model is to be `smoothed` before.
+
+def calibrate(
+    folded: FoldedRMT,
+    recipe: QuantizationRecipe,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    device: torch.device = CPU,
+) -> Ranges:
+    """Ranges of the recipe's layers (and residual additions) over images drawn of the data set (data/draw.py).
+
+    With the method smoothquant, the model is to be `smoothed` before. device: where it runs. The model and the ranges
+    are on the CPU; the model is left as it is.
     """
     names = recipe.int8_layers(folded.variant_name)
     ranges = {}
@@ -59,14 +69,15 @@ def calibrate(folded: FoldedRMT, recipe: QuantizationRecipe, dataset: Dataset, p
     operands = {name: ("input",) for name in names}
     if recipe.residual_adds:
         operands |= {name: ("left", "right") for name, x in folded.named_modules() if isinstance(x, Sum)}
+    running = folded if device.type == "cpu" else copy.deepcopy(folded).to(device)
     collected: dict[str, MaxCalibrator | HistogramCalibrator] = {}
     hooks = []
     for name, sides in operands.items():
         calibrators = [_input_calibrator(recipe.method) for _ in sides]
         collected |= {f"{name}.{side}_amax": x for side, x in zip(sides, calibrators, strict=True)}
-        hooks.append(folded.get_submodule(name).register_forward_pre_hook(_collecting(name, calibrators)))
+        hooks.append(running.get_submodule(name).register_forward_pre_hook(_collecting(name, calibrators)))
     try:
-        _run_images(folded, recipe, dataset, preprocessing)
+        _run_images(running, recipe, dataset, preprocessing)
     finally:
         for hook in hooks:
             hook.remove()
@@ -76,7 +87,11 @@ def calibrate(folded: FoldedRMT, recipe: QuantizationRecipe, dataset: Dataset, p
 
 
 def smoothed(
-    folded: FoldedRMT, recipe: QuantizationRecipe, dataset: Dataset, preprocessing: Preprocessing
+    folded: FoldedRMT,
+    recipe: QuantizationRecipe,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    device: torch.device = CPU,
 ) -> FoldedRMT:
     """SmoothQuant (Xiao et al., arXiv 2211.10438): the same function, with inputs that are easier to round.
 
@@ -96,7 +111,7 @@ def smoothed(
         config.append({"quantizer_name": f"{name}.weight_quantizer", "cfg": {"num_bits": 8, "axis": 0}})
         config.append({"quantizer_name": f"{name}.input_quantizer", "cfg": {"num_bits": 8, "axis": None}})
     algorithm = {"method": "smoothquant", "alpha": recipe.alpha}
-    made, quantized = copy.deepcopy(folded), copy.deepcopy(folded)
+    made, quantized = copy.deepcopy(folded), copy.deepcopy(folded).to(device)
     for name in names:
         quantized.get_submodule(name).register_forward_pre_hook(_collecting(name, []))
     # modelopt prints, and stdout is for results; and it warns of each layer that it was told to leave alone.
@@ -110,7 +125,7 @@ def smoothed(
     for name in names:
         block, _, kind = name.rpartition(".")
         layer, norm = made.get_submodule(name), made.get_submodule(f"{block}.{NORM_BEFORE[kind]}")
-        scale = quantized.get_submodule(name).input_quantizer.pre_quant_scale.detach().flatten()  # (in,)
+        scale = quantized.get_submodule(name).input_quantizer.pre_quant_scale.detach().cpu().flatten()  # (in,)
         with torch.no_grad():
             layer.weight.div_(scale)
             norm.weight.mul_(scale)
@@ -119,12 +134,13 @@ def smoothed(
 
 
 def _run_images(model: nn.Module, recipe: QuantizationRecipe, dataset: Dataset, preprocessing: Preprocessing) -> None:
-    """The recipe's images through the model."""
-    batches = dataset.batches(preprocessing, recipe.batch, limit=recipe.images)
-    total = -(-recipe.images // recipe.batch)
+    """The recipe's images through the model, where it is."""
+    batch, device = images_at_a_time(preprocessing, recipe.batch), next(model.parameters()).device
+    batches = dataset.drawn(recipe.images).batches(preprocessing, batch)
+    total = -(-recipe.images // batch)
     with torch.no_grad():
-        for images, _ in progress_bar(batches, "calibrate", total, unit="batch", leave=False):
-            model(torch.from_numpy(images))
+        for images in progress_bar(batches, "calibrate", total, unit="batch", leave=False):
+            model(torch.from_numpy(images).to(device))
 
 
 def _input_calibrator(method: str) -> MaxCalibrator | HistogramCalibrator:
@@ -206,5 +222,5 @@ def _checked_range(amax: Tensor, key: str) -> Tensor:
             "a range is finite and above zero.",
             "Look at the calibration images and at the preprocessing: are they what the checkpoint was trained on?",
         )
-    values = amax.detach().float().flatten()
+    values = amax.detach().float().cpu().flatten()
     return values if key.endswith(".weight_amax") else values[0]

@@ -63,7 +63,8 @@ class FakeQuantizedLayers:
 def rounded_weight(weight: Tensor, amax: Tensor, dtype: np.dtype) -> Tensor:
     """The nearest weight that INT8 holds. weight: (out, …), of a Linear or a convolution; amax: (out,) or (1,)."""
     scale = along_axis(scale_of(amax, dtype), 0, weight.ndim)
-    return torch.from_numpy(int8_of(weight.numpy(), scale) * scale.astype(np.float32))
+    rounded = int8_of(weight.cpu().numpy(), scale) * scale.astype(np.float32)
+    return torch.from_numpy(rounded).to(weight.device)
 
 
 def _round_inputs(steps: list[float], _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -19,6 +19,7 @@ from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.model.folded import folded_from_model
+from rmt_edge.model.torch_device import device_name, torch_device
 from rmt_edge.quantization.calibrate import calibrate, smoothed
 from rmt_edge.quantization.recipe import QuantizationRecipe
 
@@ -33,14 +34,16 @@ def quantize(
     calibration: Path | Dataset | None = None,
     preprocessing: Preprocessing | None = None,
     weights: str | None = None,
+    device: str | None = None,
 ) -> Artifact:
     """Write `<checkpoint>.<recipe>.safetensors` and its manifest into the folder `output`.
 
-    calibration: a data set of at least recipe.images images; INT8 needs one. preprocessing: replaces the checkpoint's.
-    weights: see load_checkpoint.
+    calibration: a data set of at least recipe.images images, of which as many are drawn (data/draw.py); INT8 needs one.
+    preprocessing: replaces the checkpoint's. weights: see load_checkpoint. device: where it calibrates (torch_device).
     """
     start = time.monotonic()
     output_folder(output)
+    runs_on = torch_device(device)
     opened = open_checkpoint(checkpoint, weights)
     model = opened.model
     preprocessing = preprocessing or model.preprocessing
@@ -60,9 +63,10 @@ def quantize(
         details["quantized_layers"] = len(recipe.int8_layers(model.variant_name))
         dataset = calibration_set(recipe, calibration)
         parents.append(dataset.as_parent(CALIBRATION))
+        details |= {"calibration_images": dataset.drawing(), "calibrated_on": device_name(runs_on)}
         if recipe.method == "smoothquant":
-            folded = smoothed(folded, recipe, dataset, preprocessing)
-        ranges = calibrate(folded, recipe, dataset, preprocessing)
+            folded = smoothed(folded, recipe, dataset, preprocessing, runs_on)
+        ranges = calibrate(folded, recipe, dataset, preprocessing, runs_on)
     state = folded.state_dict() | ranges
     if recipe.precision != "fp32":
         check_fp16(state)
@@ -80,7 +84,7 @@ def quantize(
 
 
 def calibration_set(recipe: QuantizationRecipe, source: Path | Dataset | None) -> Dataset:
-    """The data set to calibrate on, if it holds as many images as the recipe asks for."""
+    """The images to calibrate on, drawn of a data set, if it holds as many as the recipe asks for."""
     if source is None:
         raise RmtEdgeError(f"The recipe {recipe.name} needs calibration images.", do="Pass them with --calibration.")
     dataset = open_dataset(source)
@@ -90,7 +94,7 @@ def calibration_set(recipe: QuantizationRecipe, source: Path | Dataset | None) -
             f"the recipe {recipe.name} calibrates on {recipe.images}.",
             "Pass a larger data set, or a recipe with a smaller `images`.",
         )
-    return dataset
+    return dataset.drawn(recipe.images)
 
 
 def check_fp16(state: dict[str, Tensor]) -> None:

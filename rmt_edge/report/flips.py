@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from rmt_edge.accuracy.paired import flips as outcomes
 from rmt_edge.artifact import DATA, PREDICTIONS, Artifact, ArtifactFolder
 from rmt_edge.errors import RmtEdgeError
 
@@ -21,10 +22,11 @@ def flips_between(folder: ArtifactFolder, reference_name: str, predictions: Arti
         return None
     reference = folder.read(reference_name, PREDICTIONS)
     before_images, images = (x.manifest.parent(DATA) for x in (reference, predictions))
-    if before_images["sha256"] != images["sha256"]:
+    drawn = [x.details.get("drawn") for x in (reference, predictions)]
+    if before_images["sha256"] != images["sha256"] or drawn[0] != drawn[1]:
         raise RmtEdgeError(
             f"{predictions.path.name} is of other images than {reference_name}.",
-            f"{images['name']} and {before_images['name']}, by their sha256.",
+            f"{images['name']} and {before_images['name']}, by their sha256 and what was drawn of them.",
             "Run `rmt-edge validate` again.",
         )
     with np.load(reference.path) as arrays:
@@ -48,10 +50,4 @@ def flips(before: np.ndarray, after: np.ndarray, labels: np.ndarray | None) -> d
         ],
         "pairs_left_out": max(0, len(order) - SHOWN_PAIRS),
     }
-    if labels is not None:
-        was, is_now = before == labels, after == labels
-        found |= {
-            "right_to_wrong": int((was & ~is_now).sum()),
-            "wrong_to_right": int((~was & is_now).sum()),
-        }
-    return found
+    return found | ({} if labels is None else outcomes(before, after, labels))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from rmt_edge.artifact import ONNX, Artifact, read_artifact
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
 
@@ -16,6 +17,12 @@ MAX_BATCH = 1 << 16  # ONNX Runtime has no limit of its own; memory ends long be
 # It moves layout changes through Q/DQ. With INT8 residual additions that is not the same function any more (ONNX
 # Runtime 1.32: logits of an untrained rmt_nano in FP16 off by 11 %); in the other recipes no logit changes without it.
 DISABLED_OPTIMIZERS = ["TransposeOptimizer"]
+
+
+def open_onnx(file: Path | Artifact) -> "OnnxRunner":
+    """The runner of an ONNX file of `export`, after the file was held to its manifest; for a context manager."""
+    opened = read_artifact(file, ONNX)
+    return OnnxRunner(opened.path, opened.recipe["precision"])
 
 
 class OnnxRunner:

@@ -23,20 +23,22 @@ from typing import Any
 
 import numpy as np
 
+from rmt_edge.accuracy.limits import held_to
+from rmt_edge.accuracy.resume import finish
 from rmt_edge.artifact import output_folder, versions, write_json, written_whole
-from rmt_edge.data.dataset import Dataset, open_dataset
+from rmt_edge.data.dataset import Dataset, image_count, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.roofline import Network, latency_ms
-from rmt_edge.metrics import drop_points, drop_upper_points
+from rmt_edge.metrics import drop_points
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.quantization.recipe import QuantizationRecipe
 from rmt_edge.search.assignment import Choice, Item, frontier, spread
 from rmt_edge.search.candidate import Candidate, measured_candidates
 from rmt_edge.search.outcome import Outcomes, Subject, calibrated_subject, evaluate, summary
 from rmt_edge.search.overlap import check_apart
-from rmt_edge.search.sensitivity import groups_of, image_count, labels_of, measure_groups
+from rmt_edge.search.sensitivity import groups_of, labels_of, measure_groups
 from rmt_edge.settings import check_choice, check_positive
 
 METRICS = ("top1", "agreement")
@@ -76,12 +78,14 @@ class Budget:
         """What one set of layers lost by this metric, and whether that keeps within the budget."""
         right = outcomes.reference_classes if self.metric == "agreement" else labels
         assert right is not None, "labels are asked for before anything runs"
-        right = right[: len(outcomes.reference_classes)]
         pair = outcomes.reference_classes == right, outcomes.classes[row] == right
         lost = drop_points(*pair)
-        upper = lost if self.confidence == 0.5 else drop_upper_points(*pair, self.confidence)
-        # A drop is a difference of two means; its last digits are rounding.
-        return {"lost_points": lost, "lost_upper_points": upper, "is_within_budget": upper <= self.points + 1e-9}
+        upper, is_within = held_to(self.points, *pair, None if self.confidence == 0.5 else self.confidence)
+        return {
+            "lost_points": lost,
+            "lost_upper_points": lost if upper is None else upper,
+            "is_within_budget": is_within,
+        }
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,10 @@ class ImageSets:
 
 @dataclass
 class _Run:
-    """What every evaluation of one search has in common. parts: files of outcomes until the search is done."""
+    """What every evaluation of one search has in common. parts: what outcomes are kept for until the search is done."""
 
     subject: Subject
     dataset: Dataset
-    images: int
     labels: np.ndarray | None
     budget: Budget
     stem: Path
@@ -120,13 +123,13 @@ class _Run:
     parts: list[Path]
 
     def next_part(self) -> Path:
-        self.parts.append(self.stem.with_name(f"{self.stem.name}.search.{len(self.parts)}.part.npz"))
+        self.parts.append(self.stem.with_name(f"{self.stem.name}.search.{len(self.parts)}"))
         return self.parts[-1]
 
     def verified(self, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
         """The candidates as the record holds them, each really run on the selection images."""
         sets = {x.name: x.layers for x in candidates}
-        outcomes = evaluate(self.subject, sets, self.dataset, self.images, self.next_part(), "candidates")
+        outcomes = evaluate(self.subject, sets, self.dataset, self.next_part(), "candidates")
         self.seconds += outcomes.seconds
         rows = []
         for row, x in enumerate(candidates):
@@ -148,30 +151,31 @@ def search(
     measured: Sequence[Path] = (),
     preprocessing: Preprocessing | None = None,
     weights: str | None = None,
+    device: str | None = None,
 ) -> tuple[Path, Path]:
     """Write `<checkpoint>.search.json` and the recipe `<checkpoint>.searched.toml` into `output`; returns both.
 
     recipe: whose ranges (method, images); its own assignment is evaluated beside the candidates, and not chosen.
     profile, batch: what the latency is estimated for. measured: records of `rmt-edge bench` to choose among instead
-    (candidate.py). Killed, it goes on where it was.
+    (candidate.py). device: where PyTorch computes (torch_device). Killed, it goes on where it was.
     """
     start = time.monotonic()
     check_positive(batch=batch)
     dataset = image_sets.opened_selection(budget)
-    count = image_count(dataset, image_sets.count)
+    dataset = dataset.drawn(image_count(dataset, image_sets.count))
     folder = output_folder(output)
     opened = open_checkpoint(checkpoint, weights)
-    subject = calibrated_subject(opened, recipe, image_sets.calibration, folder, preprocessing)
+    subject = calibrated_subject(opened, recipe, image_sets.calibration, folder, preprocessing, device)
     labels = labels_of(dataset, subject)
     seconds = time.monotonic() - start
-    run = _Run(subject, dataset, count, labels, budget, folder / opened.path.stem, seconds, [])
+    run = _Run(subject, dataset, labels, budget, folder / opened.path.stem, seconds, [])
     network = _network(subject)
     record: dict[str, Any] = {
         "kind": "search",
-        "checkpoint": subject.parents["checkpoint"],
-        "calibration": subject.parents["calibration"],
+        **subject.facts(),
         "selection": {"name": dataset.path.name, "sha256": dataset.sha256},
-        "images": count,
+        "images": len(dataset),
+        "drawn": dataset.drawing(),
         "recipe": recipe.to_dict(),
         "budget": asdict(budget),
         "device": profile.name,
@@ -190,7 +194,7 @@ def search(
         temporary.write_text(recipe_toml(record, chosen, recipe), encoding="utf-8")
         write_json(path, record)
     for part in run.parts:
-        part.unlink(missing_ok=True)
+        finish(part)
     logger.info("search: %s, chose %s in %.0f s", path.name, chosen["name"], run.seconds)
     return path, toml
 
@@ -206,7 +210,7 @@ def _search_groups(
     """Steps 1 to 3: the groups with their costs, the recipe's own assignment and the candidates, fastest last."""
     in_fp16 = latency_ms(network, profile, batch, set())
     groups = groups_of(network.variant, ["cell"])
-    measured = measure_groups(run.subject, groups, run.dataset, run.images, run.labels, run.next_part())
+    measured = measure_groups(run.subject, groups, run.dataset, run.labels, run.next_part())
     run.seconds += measured["seconds"]
     items = []
     for group, found in zip(groups, measured["groups"], strict=True):

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from rmt_edge.accuracy.resume import finish
 from rmt_edge.artifact import output_folder, versions, write_json
-from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
+from rmt_edge.data.dataset import Dataset, check_labels, image_count, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
-from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.model.layers import KINDS, Layer, layers_of
 from rmt_edge.quantization.recipe import QuantizationRecipe
@@ -75,46 +75,50 @@ def sensitivity(
     by: Sequence[str] = DEFAULT_BY,
     preprocessing: Preprocessing | None = None,
     weights: str | None = None,
+    device: str | None = None,
 ) -> Path:
     """Write `<checkpoint>.sensitivity.json` into the folder `output`; returns its path.
 
     recipe: whose ranges (method, images), whatever layers it names. data: the images to measure on; without labels the
-    fields of top-1 are null. images: how many of them (IMAGES, or all there are if fewer). Killed, it goes on.
+    fields of top-1 are null. images: how many are drawn of them, evenly over classes and folders (IMAGES, or all there
+    are if fewer). device: see torch_device. Killed, it goes on.
     """
     start = time.monotonic()
     dataset = open_dataset(data)
-    count = image_count(dataset, images, IMAGES)
+    dataset = dataset.drawn(image_count(dataset, images, IMAGES))
     for which in by:
         check_choice("--by", which, BY)  # before the long step
     opened = open_checkpoint(checkpoint, weights)
-    subject = calibrated_subject(opened, recipe, calibration, output_folder(output), preprocessing)
+    subject = calibrated_subject(opened, recipe, calibration, output_folder(output), preprocessing, device)
     labels = labels_of(dataset, subject)
     calibrated = time.monotonic() - start
     record = {
         "kind": "sensitivity",
-        "checkpoint": subject.parents["checkpoint"],
-        "calibration": subject.parents["calibration"],
+        **subject.facts(),
         "data": {"name": dataset.path.name, "sha256": dataset.sha256},
         "recipe": {"name": recipe.name, "method": recipe.method, "images": recipe.images, "weights": recipe.weights},
-        "images": count,
+        "images": len(dataset),
+        "drawn": dataset.drawing(),
     }
-    partial = output / f"{opened.path.stem}.sensitivity.part.npz"
-    measured = measure_groups(subject, groups_of(subject.model.variant_name, by), dataset, count, labels, partial)
-    measured["seconds"] = round(measured["seconds"] + calibrated, 1)
     path = output / f"{opened.path.stem}.sensitivity.json"
+    measured = measure_groups(subject, groups_of(subject.model.variant_name, by), dataset, labels, path)
+    measured["seconds"] = round(measured["seconds"] + calibrated, 1)
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     write_json(path, record | measured | {"versions": versions(), "created": created})
-    partial.unlink(missing_ok=True)
+    finish(path)
     logger.info("sensitivity: %s, %d groups in %.0f s", path.name, len(measured["groups"]), measured["seconds"])
     return path
 
 
 def measure_groups(
-    subject: Subject, groups: list[Group], dataset: Dataset, images: int, labels: np.ndarray | None, partial: Path
+    subject: Subject, groups: list[Group], dataset: Dataset, labels: np.ndarray | None, path: Path
 ) -> dict[str, Any]:
-    """Each group alone in INT8: seconds, reference_top1_percent and groups as the record holds them."""
+    """Each group alone in INT8: seconds, reference_top1_percent and groups as the record holds them.
+
+    path: see `evaluate`.
+    """
     sets = {f"{group.by} {group.name}": group.layers for group in groups}
-    outcomes = evaluate(subject, sets, dataset, images, partial, "sensitivity")
+    outcomes = evaluate(subject, sets, dataset, path, "sensitivity")
     measured = [
         {"group": group.name, "by": group.by, "layers": sorted(group.layers)} | summary(outcomes, row, labels)
         for row, group in enumerate(groups)
@@ -124,17 +128,6 @@ def measure_groups(
         "reference_top1_percent": reference_top1_percent(outcomes, labels),
         "groups": measured,
     }
-
-
-def image_count(dataset: Dataset, images: int | None, default: int | None = None) -> int:
-    """How many images to run: `images`, of which there must be as many; without, the default or all there are."""
-    if images is None:
-        return min(default or len(dataset), len(dataset))
-    if not 1 <= images <= len(dataset):
-        raise RmtEdgeError(
-            f"--images is {images}.", f"{dataset.path} holds {len(dataset)}.", "Pass a number from 1 to that."
-        )
-    return images
 
 
 def labels_of(dataset: Dataset, subject: Subject) -> np.ndarray | None:

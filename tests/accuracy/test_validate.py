@@ -1,292 +1,256 @@
-"""Accuracy against the checkpoint, its record, and the limit."""
+"""An engine over a data set, held to predictions of the float32 model that a workstation wrote.
+
+The engine itself needs its GPU. Here it is a file with an engine's manifest, run by its ONNX file through ONNX Runtime.
+"""
 
 import json
-import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from rmt_edge.accuracy.limits import drop_message
-from rmt_edge.accuracy.predictions import accuracy, logits_of
+from rmt_edge.accuracy.predictions import top_in
+from rmt_edge.accuracy.reference import reference_predictions, validate_against_checkpoint
 from rmt_edge.accuracy.resume import partial_path
 from rmt_edge.accuracy.validate import validate
-from rmt_edge.artifact import PREDICTIONS, manifest_path, read_manifest
+from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifact, write_manifest, written_whole
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.runtime.onnx_runner import OnnxRunner
-from tests.conftest import ROOT, SMALL
+from rmt_edge.runtime.onnx_runner import open_onnx
+from tests.commands import call
+from tests.conftest import SMALL
 
 
-@pytest.fixture
-def own_labels(images, nano, tmp_path):
-    """The noise images under the labels that the float32 model itself gives: a reference of 100 %."""
-    dataset = open_dataset(images)
-    with torch.no_grad():
-        logits = torch.cat([nano(torch.from_numpy(batch)) for batch, _ in dataset.batches(SMALL, 20)])
-    path = tmp_path / "own.npz"
-    with np.load(images) as arrays:
-        np.savez(path, images=arrays["images"], labels=logits.argmax(1).numpy())
-    return path
-
-
-def test_the_record_holds_what_was_measured(onnx_files, checkpoint, own_labels, tmp_path):
-    path, manifest = validate(onnx_files["fp16"], checkpoint, own_labels, tmp_path / "out", max_drop=100)
-    assert read_manifest(path, PREDICTIONS) == manifest
-    details = manifest.details
-    assert details["reference_top1_percent"] == 100.0
-    with np.load(path) as arrays, np.load(own_labels) as truth:
-        classes, labels = arrays["classes"], truth["labels"]
-    assert classes.shape == (60, 5)
-    assert details["top1_percent"] == pytest.approx(100 * (classes[:, 0] == labels).mean())
-    assert details["agreement_percent"] == details["top1_percent"]
-    assert details["drop_points"] == pytest.approx(100 - details["top1_percent"])
-    assert details["images"] == 60 and details["within_max_drop"]
-    assert [x["name"] for x in manifest.parents] == [onnx_files["fp16"].name, checkpoint.name, "own.npz"]
-
-
-def test_the_reference_runs_once_for_all_precisions(onnx_files, checkpoint, images, tmp_path, monkeypatch):
-    validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
-    monkeypatch.setattr("rmt_edge.accuracy.validate.load_checkpoint", None)
-    _, manifest = validate(onnx_files["fp16"], checkpoint, images, tmp_path, max_drop=100)
-    assert manifest.details["images"] == 60
-
-
-def test_another_data_set_gets_its_own_reference(onnx_files, checkpoint, images, own_labels, tmp_path):
-    _, first = validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
-    _, second = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=100)
-    assert first.details["reference_top1_percent"] < 50
-    assert second.details["reference_top1_percent"] == 100
-
-
-def test_the_limit_is_half_a_point_by_default_and_inclusive(onnx_files, checkpoint, own_labels, tmp_path):
-    _, manifest = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path)
-    assert manifest.details["max_drop_points"] == 0.5
-    assert manifest.details["drop_points"] == 0 and manifest.details["within_max_drop"]
-
-
-def test_a_drop_above_the_limit_is_told_with_numbers(onnx_files, checkpoint, own_labels, tmp_path):
-    with np.load(own_labels) as arrays:
-        found = dict(arrays)
-    _, manifest = validate(onnx_files["int8"], checkpoint, own_labels, tmp_path / "a", max_drop=0)
-    wrong = manifest.details["drop_points"]
-    assert manifest.details["within_max_drop"] == (wrong <= 0)
-    message = drop_message(manifest)
-    assert f"loses {wrong:.2f} points of top-1 (100.00 % →" in message and "--max-drop" in message
-    assert len(found["labels"]) == 60
-
-
-def test_metrics_are_paired():
-    reference = np.array([[0, 1], [1, 0], [2, 0]])
-    classes = np.array([[0, 1], [0, 1], [1, 0]])
-    result = accuracy(reference, classes, np.array([0, 1, 1]))
-    assert result["reference_top1_percent"] == pytest.approx(200 / 3)
-    assert result["top1_percent"] == pytest.approx(200 / 3)
-    assert result["drop_points"] == 0
-    assert result["agreement_percent"] == pytest.approx(100 / 3)
-
-
-def test_another_checkpoint_is_refused(onnx_files, checkpoint, images, tmp_path):
-    other = tmp_path / "other.safetensors"
-    other.write_bytes(checkpoint.read_bytes() + b" ")
-    with pytest.raises(RmtEdgeError, match=r"was made from nano\.safetensors .* not from .*other"):
-        validate(onnx_files["fp16"], other, images, tmp_path)
-
-
-def test_labels_beyond_the_classes_are_refused(onnx_files, checkpoint, tmp_path):
-    np.savez(tmp_path / "a.npz", images=np.zeros((2, 40, 48), np.uint8), labels=np.array([0, 10]))
-    with pytest.raises(RmtEdgeError, match="The classifier has 10 classes"):
-        validate(onnx_files["fp16"], checkpoint, tmp_path / "a.npz", tmp_path)
-
-
-def test_a_changed_reference_is_refused(onnx_files, checkpoint, images, tmp_path):
-    validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
-    (reference,) = tmp_path.glob("*.reference.predictions.npz")
-    shutil.copy(manifest_path(reference), tmp_path / "kept")
-    reference.write_bytes(b"other")
-    with pytest.raises(RmtEdgeError, match="is not the file its manifest describes"):
-        validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
-    assert json.loads((tmp_path / "kept").read_text())["kind"] == PREDICTIONS
-
-
-def test_nan_logits_are_refused(images):
-    with pytest.raises(RmtEdgeError, match="logits hold NaN"):
-        list(logits_of(lambda x: np.full((len(x), 10), np.nan), open_dataset(images), SMALL, "x"))
-
-
-@pytest.mark.parametrize("limit", [-1, 101, float("nan")])
-def test_a_senseless_limit_is_refused(onnx_files, checkpoint, images, tmp_path, limit):
-    with pytest.raises(RmtEdgeError, match="--max-drop is"):
-        validate(onnx_files["fp16"], checkpoint, images, tmp_path, max_drop=limit)
-
-
-# Runs `rmt-edge validate` on its arguments and, to leave time for a kill, waits after each batch.
-SLOWLY = """
-import sys, time
-from rmt_edge.accuracy import resume
-from rmt_edge.cli import main
-append = resume.Partial.append
-def slowly(self, top):
-    append(self, top)
-    time.sleep(0.2)
-resume.Partial.append = slowly
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
-"""
+def engine_of(onnx, folder, minimum=1, maximum=32, **changes) -> Artifact:
+    """A file with the manifest that `build` writes beside an engine."""
+    source = read_artifact(onnx, ONNX)
+    details = source.details | {
+        "profile": {"backend": "tensorrt", "min_batch": minimum, "max_batch": maximum},
+        "backend": {"name": "tensorrt", "version": "10.3.0"},
+    }
+    path = folder / f"{source.path.stem}.orin.engine"
+    with written_whole(path) as temporary:
+        temporary.write_bytes(b"an engine")
+        return write_manifest(
+            temporary, path, kind=ENGINE, parents=[source.as_parent()], recipe=source.recipe,
+            details=details | changes, seconds=0,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def class_folders(tmp_path_factory):
-    """300 tiny images in ten class folders."""
+    """60 tiny images in ten class folders."""
     folder = tmp_path_factory.mktemp("images") / "set"
     rng = np.random.default_rng(3)
-    for i in range(300):
+    for i in range(60):
         (folder / f"class{i % 10}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"class{i % 10}" / f"{i:03}.png")
     return folder
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(onnx_files, checkpoint, class_folders, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    validate(onnx_files["fp16"], checkpoint, class_folders, folder, max_drop=100, workers=0)
-    return folder
+def reference(checkpoint, class_folders, tmp_path_factory):
+    return reference_predictions(checkpoint, class_folders, tmp_path_factory.mktemp("reference"))
 
 
-@pytest.mark.parametrize("killed_in", ["nano.reference.predictions.npz", "nano.fp16.predictions.npz"])
-def test_a_killed_run_continues_to_the_same_arrays(
-    killed_in, onnx_files, checkpoint, class_folders, uninterrupted, tmp_path, caplog
+@pytest.fixture
+def engine(onnx_files, tmp_path):
+    return engine_of(onnx_files["int8"], tmp_path)
+
+
+@pytest.fixture
+def runner(onnx_files):
+    return open_onnx(onnx_files["int8"])
+
+
+def test_an_engine_is_held_to_the_reference_over_a_data_set(
+    engine, runner, reference, class_folders, onnx_files, checkpoint, tmp_path
 ):
-    (tmp_path / "slowly.py").write_text(SLOWLY)
-    arguments = [
-        "validate",
-        onnx_files["fp16"],
-        "--checkpoint",
-        checkpoint,
-        "--data",
-        class_folders,
-        "--max-drop",
-        "100",
-    ]
-    out, part = tmp_path / "out", partial_path(tmp_path / "out" / killed_in)
-    process = subprocess.Popen(
-        [sys.executable, "slowly.py", *map(str, arguments), "--output", out, "--workers", "1"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    size = 50 * 5 * 8  # bytes of a batch
-    deadline = time.monotonic() + 120
-    while not part.exists() or part.stat().st_size < 2 * size:
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-        time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert children, "no worker process was found"
-    assert not (out / killed_in).exists()
-    with part.open("ab") as file:
-        file.write(b"half a chunk")
-
-    with caplog.at_level("INFO"):
-        _, manifest = validate(onnx_files["fp16"], checkpoint, class_folders, out, max_drop=100, workers=0)
-    assert f"{killed_in}: continuing after" in caplog.text
-    assert not list(out.glob("*.part"))
-    for name in ("nano.reference.predictions.npz", "nano.fp16.predictions.npz"):
-        with np.load(out / name) as found, np.load(uninterrupted / name) as expected:
-            assert set(found) == set(expected) == {"classes", "scores", "labels"}
-            assert all(found[key].tobytes() == expected[key].tobytes() for key in found)
-    resumed_images = read_manifest(out / killed_in, PREDICTIONS).details["resumed_images"]
-    assert 100 <= resumed_images < 300 and resumed_images % 50 == 0
-    expected = read_manifest(uninterrupted / "nano.fp16.predictions.npz", PREDICTIONS).details
-    assert manifest.details | {"resumed_images": 0} == expected
-    _wait_for_the_end_of(children)
-
-
-def _wait_for_the_end_of(processes):
-    deadline = time.monotonic() + 20
-    while running := [x for x in processes if Path(f"/proc/{x}").exists() and "Z" not in _state(x)]:
-        assert time.monotonic() < deadline, running
-        time.sleep(0.05)
-
-
-def _state(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return "Z"
-
-
-def test_class_folders_name_their_classes_and_images(uninterrupted):
-    details = read_manifest(uninterrupted / "nano.fp16.predictions.npz", PREDICTIONS).details
-    assert [x["name"] for x in details["per_class"]] == [f"class{i}" for i in range(10)]
-    assert all(x["images"] == 30 for x in details["per_class"])
+    found = validate(engine, class_folders, reference, max_drop=100, runner=runner)
+    assert found.path == tmp_path / "nano.int8.orin.predictions.npz"
+    expected = validate_against_checkpoint(onnx_files["int8"], checkpoint, class_folders, tmp_path / "o", max_drop=100)
+    for name in ("top1_percent", "reference_top1_percent", "drop_points", "flips", "per_class", "drawn", "images"):
+        assert found.details[name] == expected.details[name], name
+    assert (top_in(found).classes == top_in(expected).classes).all()
+    assert [(x["role"], x["name"]) for x in found.manifest.parents] == [
+        ("source", engine.path.name), ("checkpoint", checkpoint.name), ("data", "set"),
+    ]  # fmt: skip
+    details = found.details
+    assert details["runtime"].startswith("tensorrt 10.3.0") and details["machine"]["python"]
+    assert details["reference"] == {"sha256": reference.sha256, "runtime": "PyTorch, float32, CPU"}
+    assert details["drawn"] == {"images": 60, "of": 60, "evenly_over": "all"} | {
+        "indices_sha256": open_dataset(class_folders).drawing()["indices_sha256"]
+    }
     assert details["worst_images"][0]["name"].startswith("class")
-    assert details["interval_method"].startswith("score interval")
-    assert set(details["flips"]) == {"right_to_wrong", "wrong_to_right", "wrong_to_other_wrong"}
-    assert 0 <= details["mcnemar_p"] <= 1
 
 
-def test_the_scores_are_the_logits_of_the_classes(onnx_files, checkpoint, images, tmp_path):
-    path, _ = validate(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
-    ((batch, _),) = open_dataset(images).batches(SMALL, 60)
-    logits = np.concatenate([OnnxRunner(onnx_files["fp32"])(batch[:50]), OnnxRunner(onnx_files["fp32"])(batch[50:])])
-    with np.load(path) as arrays:
-        assert np.array_equal(arrays["scores"], np.take_along_axis(logits, arrays["classes"], axis=1))
+def test_a_file_is_what_its_manifest_says(engine, runner, reference, class_folders, tmp_path):
+    """An engine under another name, by its path."""
+    other = tmp_path / "renamed"
+    for path in (engine.path, manifest_path(engine.path)):
+        shutil.copy(path, other if path == engine.path else manifest_path(other))
+    found = validate(other, class_folders, reference, max_drop=100, runner=runner)
+    assert found.details["runtime"].startswith("tensorrt")
+    with pytest.raises(RmtEdgeError, match=r"is of kind 'predictions'.[\s\S]*this step takes 'ONNX model'"):
+        validate(reference.path, class_folders, reference, runner=runner)
 
 
-def test_an_image_that_breaks_in_a_worker_is_named(onnx_files, checkpoint, class_folders, tmp_path):
-    broken = tmp_path / "set"
-    shutil.copytree(class_folders, broken)
-    (broken / "class4" / "014.png").write_bytes(b"no image")
-    with pytest.raises(RmtEdgeError, match=r"class4/014\.png is not an image"):
-        validate(onnx_files["fp16"], checkpoint, broken, tmp_path, max_drop=100, workers=1)
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "sizes"), [(1, 32, [32, 28]), (32, 32, [32, 32]), (1, 100, [50, 10]), (60, 64, [60])]
+)
+def test_batches_stay_within_the_engine_s_profile(
+    onnx_files, runner, reference, class_folders, tmp_path, minimum, maximum, sizes
+):
+    seen = []
+    engine = engine_of(onnx_files["int8"], tmp_path, minimum, maximum)
+
+    def run(images):
+        seen.append(len(images))
+        return runner(images)
+
+    found = validate(engine, class_folders, reference, max_drop=100, runner=run)
+    assert seen == sizes and len(top_in(found).classes) == 60
 
 
-def test_with_a_confidence_the_upper_end_is_held_to_the_limit(onnx_files, checkpoint, own_labels, tmp_path):
-    """No image lost of 60: no drop was seen, but one of 4 points cannot be ruled out."""
-    _, manifest = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=1)
-    assert manifest.details["within_max_drop"] and manifest.details["confidence"] is None
-    _, manifest = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=1, confidence=0.95)
-    details = manifest.details
-    assert not details["within_max_drop"] and details["confidence"] == 0.95
-    assert details["drop_upper_points"] == pytest.approx(100 * 1.6449**2 / (60 + 1.6449**2), abs=0.01)
-    assert re.search(
-        r"loses 0\.00 points .*95 % interval of the loss -6\.02 to \+6\.02\); "
-        r"with 95\.0% confidence up to 4\.31, more than the 1 that --max-drop allows",
-        drop_message(manifest),
+def test_the_engine_is_opened_here_if_it_is_not_yet(engine, runner, reference, class_folders, monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setattr(
+        "rmt_edge.accuracy.validate.open_engine", lambda *given: opened.append(given) or nullcontext(runner)
     )
-    _, manifest = validate(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=5, confidence=0.95)
-    assert manifest.details["within_max_drop"]
+    validate(engine, class_folders, reference, max_drop=100, libraries=tmp_path)
+    assert opened == [(engine, tmp_path)]
 
 
-@pytest.mark.parametrize("confidence", [0.4, 1, 95, float("nan")])
-def test_a_senseless_confidence_is_refused(onnx_files, checkpoint, images, tmp_path, confidence):
-    with pytest.raises(RmtEdgeError, match="--confidence is"):
-        validate(onnx_files["fp16"], checkpoint, images, tmp_path, confidence=confidence)
+def test_an_onnx_file_that_is_not_opened_is_refused(onnx_files, reference, class_folders):
+    with pytest.raises(RmtEdgeError, match=r"is not opened[\s\S]*open_onnx"):
+        validate(onnx_files["int8"], class_folders, reference)
 
 
-def test_a_senseless_number_of_workers_is_refused(onnx_files, checkpoint, images, tmp_path):
-    with pytest.raises(RmtEdgeError, match="--workers is -1"):
-        validate(onnx_files["fp16"], checkpoint, images, tmp_path, workers=-1)
+def killed(runner):
+    """A runner that does not live beyond one batch."""
+    seen = []
+
+    def run(images):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(len(images))
+        return runner(images)
+
+    return run
 
 
-def test_a_flat_folder_is_validated_with_its_labels_file(onnx_files, checkpoint, class_folders, tmp_path):
-    (tmp_path / "flat").mkdir()
-    lines = []
-    for path in sorted(class_folders.rglob("*.png"))[::15]:
-        shutil.copy(path, tmp_path / "flat")
-        lines.append(f"{path.name} {path.parent.name[-1]}\n")
-    (tmp_path / "val.txt").write_text("".join(lines))
-    path, manifest = validate(
-        onnx_files["fp16"], checkpoint, tmp_path / "flat", tmp_path, 100, labels_file=tmp_path / "val.txt"
-    )
-    with np.load(path) as arrays:
+def test_a_killed_run_continues(engine, runner, reference, class_folders, tmp_path):
+    whole = validate(engine, class_folders, reference, tmp_path / "whole", max_drop=100, runner=runner)
+    with pytest.raises(KeyboardInterrupt):
+        validate(engine, class_folders, reference, tmp_path / "out", max_drop=100, runner=killed(runner))
+    assert partial_path(tmp_path / "out" / whole.path.name).is_file()
+    found = validate(engine, class_folders, reference, tmp_path / "out", max_drop=100, runner=runner)
+    assert found.details["resumed_images"] == 32 and not list((tmp_path / "out").glob("*.part"))
+    assert found.path.read_bytes() == whole.path.read_bytes()
+
+
+def test_a_run_of_other_images_is_not_gone_on_with(engine, runner, checkpoint, class_folders, tmp_path):
+    """The draw is part of what decides the predictions."""
+    for images in (40, 60):
+        reference = reference_predictions(checkpoint, class_folders, tmp_path, images=images)
+        with pytest.raises(KeyboardInterrupt):
+            validate(engine, class_folders, reference, runner=killed(runner))
+    found = validate(
+        engine, class_folders, reference_predictions(checkpoint, class_folders, tmp_path, images=40), max_drop=100,
+        runner=runner,
+    )  # fmt: skip
+    assert found.details["resumed_images"] == 0 and found.details["images"] == 40
+
+
+def test_some_of_the_images_are_drawn_evenly_and_recorded(engine, runner, checkpoint, class_folders, tmp_path):
+    reference = reference_predictions(checkpoint, class_folders, tmp_path, images=20)
+    found = validate(engine, class_folders, reference, max_drop=100, runner=runner)
+    with np.load(found.path) as arrays:
         assert np.bincount(arrays["labels"]).tolist() == [2] * 10
-    assert manifest.details["images"] == 20
+    chosen = open_dataset(class_folders).drawn(20)
+    assert found.details["drawn"] == chosen.drawing() == reference.details["drawn"]
+    assert found.details["drawn"]["evenly_over"] == "classes" and found.details["images"] == 20
+    worst = found.details["worst_images"]
+    assert all(x["name"] == chosen.name(x["index"]) for x in worst)
+    again = reference_predictions(checkpoint, class_folders, tmp_path)
+    assert again.details["images"] == 60, "a reference of some images does not serve for all"
+
+
+def changed(reference, folder, **changes):
+    """The reference with other facts in its manifest."""
+    path = folder / "other.reference.predictions.npz"
+    shutil.copy(reference.path, path)
+    manifest = json.loads(manifest_path(reference.path).read_text()) | {"name": path.name}
+    for key, value in changes.items():
+        manifest[key] = manifest[key] | value if isinstance(value, dict) else value
+    manifest_path(path).write_text(json.dumps(manifest))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": {"weights": "model_ema"}}, "is of the weights model_ema, nano.int8.orin.engine of None"),
+        ({"recipe": {"preprocessing": SMALL.to_dict() | {"crop_ratio": 0.5}}}, "preprocessing: crop_ratio 0.5 and 1.0"),
+        ({"details": {"drawn": {"images": 60, "of": 60, "evenly_over": "all", "indices_sha256": "0"}}}, "other images"),
+    ],
+)
+def test_a_reference_of_another_model_input_or_images_is_refused(
+    engine, runner, reference, class_folders, tmp_path, changes, message
+):
+    with pytest.raises(RmtEdgeError, match=message):
+        validate(engine, class_folders, changed(reference, tmp_path, **changes), runner=runner)
+
+
+def test_a_reference_of_another_checkpoint_is_refused(onnx_files, runner, reference, class_folders, tmp_path):
+    other = {"name": "other.pth", "sha256": "1" * 64}
+    engine = engine_of(onnx_files["int8"], tmp_path, checkpoint=other)
+    with pytest.raises(
+        RmtEdgeError, match=r"of nano\.safetensors .*was made from other\.pth[\s\S]*validate FILE\.onnx"
+    ):
+        validate(engine, class_folders, reference, runner=runner)
+
+
+def test_predictions_that_are_no_reference_are_refused(engine, runner, reference, class_folders, tmp_path):
+    found = validate(engine, class_folders, reference, max_drop=100, runner=runner)
+    with pytest.raises(RmtEdgeError, match=r"holds the predictions of nano\.int8\.orin\.engine"):
+        validate(engine, class_folders, found, tmp_path / "again", runner=runner)
+
+
+def test_another_data_set_is_refused(engine, runner, reference, images):
+    with pytest.raises(RmtEdgeError, match=r"is of the images set .*, not of .*noise\.npz"):
+        validate(engine, images, reference, runner=runner)
+
+
+def test_logits_of_another_number_of_classes_are_refused(engine, reference, class_folders):
+    with pytest.raises(RmtEdgeError, match=r"the logits are \(32, 1000\), expected \(32, 10\)"):
+        validate(engine, class_folders, reference, runner=lambda x: np.zeros((len(x), 1000), np.float32))
+
+
+def test_the_command_validates_an_engine_over_a_data_set(
+    capsys, engine, runner, reference, class_folders, monkeypatch, onnx_files, tmp_path
+):
+    monkeypatch.setattr("rmt_edge.accuracy.validate.open_engine", lambda *_: nullcontext(runner))
+    given = ["--data", class_folders, "--reference", reference.path, "--max-drop", 100, "--output", tmp_path / "out"]
+    status, paths, errors = call(capsys, "validate", engine.path, onnx_files["int8"], *given)
+    assert status == 0, errors
+    assert paths == [str(tmp_path / "out" / f"nano.int8{x}.predictions.npz") for x in (".orin", "")]
+    assert (top_in(read_artifact(paths[0], "predictions")).classes.shape) == (60, 5)
+    status, _, errors = call(capsys, "validate", engine.path, "--data", class_folders)
+    assert status == 2 and "--data and --reference go together" in errors
+
+
+def test_the_command_says_that_pillow_is_missing(engine, reference, class_folders, run_python, tmp_path):
+    (tmp_path / "PIL").mkdir()
+    (tmp_path / "PIL" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'PIL'\", name='PIL')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from rmt_edge.cli import main; sys.exit(main())"
+    result = run_python("-c", code, "validate", engine.path, "--data", class_folders, "--reference", reference.path)
+    assert result.returncode == 2 and "pip install pillow" in result.stderr, result.stderr
+
+
+def test_a_device_needs_neither_torch_nor_onnx_runtime(run_python):
+    code = "import sys, rmt_edge.accuracy.validate; print(*sorted(x.partition('.')[0] for x in sys.modules))"
+    loaded = set(run_python("-c", code).stdout.split())
+    assert "PIL" in loaded and not loaded & {"torch", "onnx", "onnxruntime", "modelopt", "safetensors"}

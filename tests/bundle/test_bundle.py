@@ -13,7 +13,7 @@ import pytest
 from rmt_edge.bundle import archive
 from rmt_edge.bundle.archive import wrong_name
 from rmt_edge.bundle.bundle import INDEX, chosen_models, index_from_json, open_bundle, read_folder, subset_of, unpack
-from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, choose
+from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES
 from rmt_edge.errors import RmtEdgeError
 from tests.bundles import FILES, directory_at, forge, index_of, npy, write_bundle
 
@@ -393,21 +393,6 @@ def test_a_subset_of_other_shapes_is_refused(tmp_path, name, content, message):
     folder = unpack(write_bundle(tmp_path / "b.rmtedge", FILES | {name: content}))
     with pytest.raises(RmtEdgeError, match=message):
         subset_of(folder, read_folder(folder))
-
-
-def test_the_choice_is_balanced_and_decided_by_the_data_alone():
-    labels = np.repeat([0, 1, 2], [100, 10, 2])
-    chosen = choose(labels, 24, "seed")
-    assert np.bincount(labels[chosen]).tolist() == [12, 10, 2]  # all there are of the small classes
-    assert sorted(set(chosen)) == chosen.tolist()
-    assert choose(labels, 24, "seed").tolist() == chosen.tolist() != choose(labels, 24, "another").tolist()
-    assert sorted(np.bincount(labels[choose(labels, 5, "seed")]).tolist()) == [1, 2, 2]
-    assert choose(labels, 112, "seed").tolist() == list(range(112))
-
-
-def test_the_choice_is_the_same_everywhere():
-    """Numbers of this version: a change of `choose` changes every bundle."""
-    assert choose(np.arange(20) % 4, 6, "seed").tolist() == [0, 3, 9, 12, 14, 18]
 
 
 def test_a_bundle_survives_a_copy(bundle, tmp_path):

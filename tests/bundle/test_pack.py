@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from rmt_edge.artifact import PLUGIN_ONNX, manifest_path, plugin_form_path, read_manifest, sha256_of
+from rmt_edge.artifact import PLUGIN_ONNX, manifest_path, plugin_form_path, read_artifact, sha256_of
 from rmt_edge.bundle.bundle import INDEX, open_bundle, read_folder, subset_of, unpack
 from rmt_edge.bundle.pack import ARCHITECTURES, pack
-from rmt_edge.bundle.subset import choose
 from rmt_edge.cli import main
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.data.preprocess import normalise
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import library_name
-from tests.cli.test_cli import call
+from tests.commands import call
 from tests.conftest import SMALL
 
 
@@ -66,7 +65,7 @@ def test_a_bundle_holds_the_models_with_their_chain_the_libraries_and_the_subset
     ]  # fmt: skip
     for path in models.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
-    assert read_manifest(folder / "nano.int8.plugin.onnx", PLUGIN_ONNX).recipe["precision"] == "int8"
+    assert read_artifact(folder / "nano.int8.plugin.onnx", PLUGIN_ONNX).recipe["precision"] == "int8"
     for path in libraries.iterdir():
         assert (folder / "libraries" / path.name).read_bytes() == path.read_bytes()
     assert index.checkpoint["name"] == checkpoint.name and set(index.libraries) == set(ARCHITECTURES)
@@ -77,13 +76,13 @@ def test_the_subset_is_what_the_float32_model_saw_and_said(packed, images, nano)
     folder = unpack(packed)
     index, dataset = read_folder(folder), open_dataset(images)
     subset, logits = subset_of(folder, index)
-    chosen = choose(dataset.labels, 40, dataset.sha256)
-    assert (subset.images == dataset.pixels(chosen.tolist(), SMALL)).all()
-    assert (subset.labels == dataset.labels[chosen]).all()
+    chosen = dataset.drawn(40)
+    assert (subset.images == chosen.pixels(list(range(40)), SMALL)).all()
+    assert (subset.labels == chosen.labels).all() and subset.names == [chosen.name(i) for i in range(40)]
     with torch.no_grad():
         expected = nano(torch.from_numpy(normalise(subset.images, SMALL))).numpy()
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
-    assert index.validation["dataset"] == dataset.as_parent() | {"images": 60}
+    assert index.validation["dataset"] == {"name": "noise.npz", "sha256": dataset.sha256, "images": 60}
     right = 100 * (logits.argmax(1) == subset.labels).mean()
     assert index.validation["reference_top1_percent"] == pytest.approx(right)
 

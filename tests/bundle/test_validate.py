@@ -19,21 +19,20 @@ from rmt_edge.artifact import (
     manifest_path,
     parent_of,
     plugin_form_path,
-    read_manifest,
+    read_artifact,
     sha256_of,
     write_manifest,
     written_whole,
 )
-from rmt_edge.bundle import validate as engine_accuracy
 from rmt_edge.bundle.bundle import INDEX, read_folder, subset_of, unpack
 from rmt_edge.bundle.pack import pack
 from rmt_edge.bundle.validate import validate_engine, validate_onnx
-from rmt_edge.device import preflight
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.plugin.load import library_path
+from rmt_edge.plugin.load import library_name
 from rmt_edge.runtime.onnx_runner import OnnxRunner
 from rmt_edge.runtime.open import open_engine
-from tests.cli.test_cli import call
+from tests import machines
+from tests.commands import call
 from tests.conftest import SMALL
 
 IMAGES = 55
@@ -61,7 +60,7 @@ def fake_engine(folder, onnx="nano.int8.plugin.onnx", minimum=1, maximum=32, lib
     }
     with written_whole(path) as temporary:
         temporary.write_bytes(b"an engine")
-        parents = [parent_of(folder / onnx)]
+        parents = [parent_of(onnx, sha256_of(folder / onnx))]
         recipe = {"name": "int8", "precision": "int8"}
         write_manifest(temporary, path, kind=ENGINE, parents=parents, recipe=recipe, details=details, seconds=0)
     return path
@@ -78,14 +77,14 @@ def runner(folder):
 
 
 def test_the_record_of_an_engine_holds_what_it_said(engine, runner, folder, checkpoint):
-    path, manifest = validate_engine(engine, runner, max_drop=100)
-    assert path == folder / "nano.int8.orin.plugin.predictions.npz"
-    assert read_manifest(path, PREDICTIONS) == manifest
+    found = validate_engine(engine, runner, max_drop=100)
+    assert found.path == folder / "nano.int8.orin.plugin.predictions.npz"
+    assert read_artifact(found.path, PREDICTIONS) == found
     index = read_folder(folder)
     subset, reference = subset_of(folder, index)
-    inputs, labels = next(subset.batches(SMALL, IMAGES))
+    inputs, labels = next(subset.batches(SMALL, IMAGES)), subset.labels
     logits = runner(inputs)
-    details = manifest.details
+    details = found.details
     assert details["top1_percent"] == pytest.approx(100 * (logits.argmax(1) == labels).mean())
     assert details["reference_top1_percent"] == pytest.approx(100 * (reference.argmax(1) == labels).mean())
     assert details["agreement_percent"] == pytest.approx(100 * (logits.argmax(1) == reference.argmax(1)).mean())
@@ -97,30 +96,31 @@ def test_the_record_of_an_engine_holds_what_it_said(engine, runner, folder, chec
     assert details["logits_sqnr_db"] == pytest.approx(-20 * np.log10(distance), rel=1e-3)
     assert details["images"] == IMAGES and details["dataset_images"] == 60
     assert details["runtime"].startswith("tensorrt 10.3.0") and details["machine"]["python"]
-    assert details["within_max_drop"] and manifest.recipe["name"] == "int8"
-    assert [x["name"] for x in manifest.parents] == [
-        engine.name, checkpoint.name, "noise.npz", "validation/images.npy",
+    assert details["within_max_drop"] and found.recipe["name"] == "int8"
+    assert [(x["role"], x["name"]) for x in found.manifest.parents] == [
+        ("source", engine.name), ("checkpoint", checkpoint.name), ("data", "noise.npz"),
+        ("subset", "validation/images.npy"),
     ]  # fmt: skip
-    with np.load(path) as arrays:
+    with np.load(found.path) as arrays:
         assert (arrays["labels"] == labels).all() and arrays["scores"].shape == (IMAGES, 5)
         assert (arrays["classes"][:, 0] == logits.argmax(1)).all() and arrays["classes"].shape == (IMAGES, 5)
 
 
 def test_float32_loses_nothing_on_the_way(folder):
     """The same numbers as on the workstation: pixels, preprocessing and labels survive the bundle."""
-    path, manifest = validate_onnx(folder / "nano.fp32.onnx", OnnxRunner(folder / "nano.fp32.onnx"), folder, max_drop=0)
-    assert path.name == "nano.fp32.subset.predictions.npz"
-    assert manifest.details["logits_relative_error"] < 1e-5
-    assert manifest.details["agreement_percent"] == 100 and manifest.details["drop_points"] == 0
-    assert manifest.details["runtime"] == "ONNX Runtime, CPU"
+    found = validate_onnx(folder / "nano.fp32.onnx", OnnxRunner(folder / "nano.fp32.onnx"), folder, max_drop=0)
+    assert found.path.name == "nano.fp32.subset.predictions.npz"
+    assert found.details["logits_relative_error"] < 1e-5
+    assert found.details["agreement_percent"] == 100 and found.details["drop_points"] == 0
+    assert found.details["runtime"] == "ONNX Runtime, CPU"
 
 
 def test_logits_that_are_equal_have_no_decibels(engine, folder):
     """JSON has no infinity."""
     _, reference = subset_of(folder, read_folder(folder))
     seen = iter(np.split(reference, [32]))
-    _, manifest = validate_engine(engine, lambda images: next(seen))
-    assert manifest.details["logits_relative_error"] == 0 and manifest.details["logits_sqnr_db"] is None
+    found = validate_engine(engine, lambda images: next(seen))
+    assert found.details["logits_relative_error"] == 0 and found.details["logits_sqnr_db"] is None
 
 
 @pytest.mark.parametrize(("minimum", "maximum", "sizes"), [(1, 32, [32, 23]), (32, 32, [32, 32]), (1, 100, [50, 5])])
@@ -132,16 +132,16 @@ def test_batches_stay_within_the_engine_s_profile(folder, runner, minimum, maxim
         return runner(images)
 
     engine = fake_engine(folder, minimum=minimum, maximum=maximum)
-    _, manifest = validate_engine(engine, run, max_drop=100)
+    found = validate_engine(engine, run, max_drop=100)
     assert seen == sizes
-    _, other = validate_onnx(folder / "nano.int8.onnx", runner, folder, max_drop=100)
+    other = validate_onnx(folder / "nano.int8.onnx", runner, folder, max_drop=100)
     for name in ("top1_percent", "agreement_percent"):
-        assert manifest.details[name] == other.details[name]
+        assert found.details[name] == other.details[name]
 
 
 def test_a_drop_above_the_limit_is_in_the_record(engine, folder):
-    _, manifest = validate_engine(engine, lambda images: np.tile(np.arange(10, 0, -1.0), (len(images), 1)))
-    details = manifest.details
+    found = validate_engine(engine, lambda images: np.tile(np.arange(10, 0, -1.0), (len(images), 1)))
+    details = found.details
     assert details["top1_percent"] == pytest.approx(100 * (subset_labels(folder) == 0).mean())
     assert details["within_max_drop"] == (details["drop_points"] <= 0.5)
 
@@ -181,8 +181,8 @@ def test_an_engine_elsewhere_is_validated_with_its_bundle(engine, runner, bundle
     for path in (engine, manifest_path(engine)):
         shutil.copy(path, alone)
     here = shutil.copy(bundle, tmp_path)
-    path, _ = validate_engine(alone / engine.name, runner, Path(here), tmp_path / "out", max_drop=100)
-    assert path.parent == tmp_path / "out" and (tmp_path / "nano" / INDEX).is_file()
+    found = validate_engine(alone / engine.name, runner, Path(here), tmp_path / "out", max_drop=100)
+    assert found.path.parent == tmp_path / "out" and (tmp_path / "nano" / INDEX).is_file()
 
 
 def test_a_changed_engine_or_subset_is_refused(engine, runner, folder):
@@ -197,30 +197,32 @@ def test_a_changed_engine_or_subset_is_refused(engine, runner, folder):
         validate_engine(engine, runner)
 
 
-def test_the_plugin_library_of_the_bundle_is_taken_and_checked(folder, library_folder, monkeypatch):
-    monkeypatch.setattr(engine_accuracy, "load_backend", ModuleType)
+def test_the_plugin_library_of_the_bundle_is_taken_and_checked(folder, monkeypatch, tmp_path):
+    orin = machines.machine("orin-nano", tmp_path / "board")
+    monkeypatch.setattr("rmt_edge.device.preflight.this_machine", lambda: orin)
+    monkeypatch.setattr("rmt_edge.runtime.open.load_backend", ModuleType)
     assert open_engine(fake_engine(folder)).library is None
-    library = library_path(library_folder)
+    library = folder / "libraries" / library_name("aarch64")
+    library.parent.mkdir(exist_ok=True)
+    library.write_bytes(b"library")
     engine = fake_engine(folder, library={"name": library.name, "sha256": sha256_of(library)})
-    with pytest.raises(RmtEdgeError, match=r"No plugin library for .* in .*device/libraries"):
-        open_engine(engine)
-    assert open_engine(engine, library_folder).library == library
-    (folder / "libraries").mkdir()
-    shutil.copy(library, folder / "libraries")
     opened = open_engine(engine)
-    assert opened.library == folder / "libraries" / library.name and opened.trt.__name__ == "tensorrt"
-    (folder / "libraries" / library.name).write_bytes(b"another build")
-    with pytest.raises(RmtEdgeError, match=r"is not the plugin library that .* was built with"):
+    assert opened.library == library and opened.trt.__name__ == "tensorrt"
+    library.write_bytes(b"another build")
+    with pytest.raises(RmtEdgeError, match=r"built with another librmt_edge_plugin_aarch64\.so"):
         open_engine(engine)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / library.name).write_bytes(b"library")
+    assert open_engine(engine, elsewhere).library == elsewhere / library.name
 
 
 def test_the_command_validates_engines_and_onnx_files(capsys, engine, runner, folder, bundle, monkeypatch, tmp_path):
-    opened, checked = [], []
-    monkeypatch.setattr(preflight, "check_engine", lambda path, library: checked.append(path))
-    monkeypatch.setattr(engine_accuracy, "open_engine", lambda *given: opened.append(given) or nullcontext(runner))
+    opened = []
+    monkeypatch.setattr("rmt_edge.runtime.open.open_engine", lambda *x: opened.append(x) or nullcontext(runner))
     status, (path,), _ = call(capsys, "validate", engine, "--max-drop", 100)
     assert (status, path) == (0, str(folder / "nano.int8.orin.plugin.predictions.npz"))
-    assert opened == [(engine, None)] and checked == [engine]
+    assert [(x.path, libraries) for x, libraries in opened] == [(engine, None)]
     here = shutil.copy(bundle, tmp_path)
     status, (path,), _ = call(capsys, "validate", folder / "nano.int8.onnx", "--bundle", here, "--max-drop", 100)
     assert (status, path) == (0, str(folder / "nano.int8.subset.predictions.npz"))
@@ -230,14 +232,13 @@ def test_the_command_validates_engines_and_onnx_files(capsys, engine, runner, fo
 def test_the_command_exits_1_on_a_large_drop_and_on_senseless_options(capsys, engine, folder, monkeypatch, checkpoint):
     wrong = (subset_labels(folder) + 1) % 10
     seen = iter(np.split(np.eye(10, dtype=np.float32)[wrong], [32]))
-    monkeypatch.setattr(preflight, "check_engine", lambda path, library: None)
-    monkeypatch.setattr(engine_accuracy, "open_engine", lambda *_: nullcontext(lambda images: next(seen)))
+    monkeypatch.setattr("rmt_edge.runtime.open.open_engine", lambda *_: nullcontext(lambda images: next(seen)))
     status, paths, errors = call(capsys, "validate", engine, "--max-drop", 0)
     assert status == 1 and len(paths) == 1 and "nano.int8.orin.plugin.engine loses" in errors
     status, _, errors = call(capsys, "validate", engine, "--checkpoint", checkpoint)
-    assert status == 1 and "An engine is validated on the subset in its bundle" in errors
+    assert status == 2 and "An engine is validated on the subset in its bundle" in errors
     onnx = folder / "nano.int8.onnx"
     status, _, errors = call(capsys, "validate", onnx, "--bundle", folder, "--data", "x")
-    assert status == 1 and "--bundle holds the labels" in errors
+    assert status == 2 and "--bundle holds the labels" in errors
     status, _, errors = call(capsys, "validate", onnx)
-    assert status == 1 and "Pass --checkpoint and --data" in errors
+    assert status == 2 and "Pass --checkpoint and --data" in errors

@@ -11,11 +11,59 @@ from PIL import Image
 
 from rmt_edge.data import decoding
 from rmt_edge.data.dataset import open_dataset
-from rmt_edge.data.decoding import AHEAD, decoded_by_workers, default_workers, in_order
+from rmt_edge.data.decoding import AHEAD, covering_size, decoded_by_workers, default_workers, fit, in_order
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 
 SQUARE = Preprocessing(32, 32, crop_ratio=1.0)
+
+
+def public_evaluation(width, height, size, crop):
+    """What torchvision's Resize(size) and CenterCrop(crop) do to an image: its new size, and where the crop begins.
+
+    torchvision/transforms/functional.py, _compute_resized_output_size and center_crop.
+    """
+    shorter, longer = sorted((width, height))
+    after = size, int(size * longer / shorter)
+    new_width, new_height = after if width <= height else reversed(after)
+    return (new_width, new_height), (round((new_width - crop) / 2.0), round((new_height - crop) / 2.0))
+
+
+def table_of_sizes():
+    rng = np.random.default_rng(1)
+    return [(500, 375), (375, 500), (256, 256), (224, 225), (28, 28), (1, 999), (333, 500)] + [
+        tuple(int(x) for x in rng.integers(20, 900, 2)) for _ in range(300)
+    ]
+
+
+@pytest.mark.parametrize(("input_size", "crop_ratio"), [(224, 0.875), (224, 0.9), (384, 1.0), (256, 0.95)])
+def test_images_are_resized_as_the_public_evaluation_does(input_size, crop_ratio):
+    preprocessing = Preprocessing(input_size, input_size, crop_ratio)
+    rounded = 0
+    for width, height in table_of_sizes():
+        expected, _ = public_evaluation(width, height, int(input_size / crop_ratio), input_size)
+        assert covering_size(width, height, preprocessing) == expected, (width, height)
+        exact = int(input_size / crop_ratio) * max(width, height) / min(width, height)
+        rounded += round(exact) != int(exact)
+    assert rounded > 100, "the table tells rounding from truncation"
+
+
+def test_the_crop_begins_where_the_public_evaluation_has_it():
+    """Images whose pixels are their own coordinates, unresized: both sides of rests that are odd, even, 1 mod 4."""
+    preprocessing = Preprocessing(32, 32, crop_ratio=1.0)
+    for rest in range(12):
+        row = np.arange(32 + rest, dtype=np.uint8)
+        image = Image.fromarray(np.stack([np.tile(row, (32, 1))] * 3, -1))
+        _, (left, _) = public_evaluation(32 + rest, 32, 32, 32)
+        assert fit(image, preprocessing)[0, 0, 0] == left, rest
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 48), (64, 160), (300, 33)])
+def test_another_aspect_is_covered_by_the_least_size(height, width):
+    preprocessing = Preprocessing(height, width, crop_ratio=1.0)
+    for size in table_of_sizes():
+        new_width, new_height = covering_size(*size, preprocessing)
+        assert new_width >= width and new_height >= height and (new_width == width or new_height == height)
 
 
 class CountingReader:
@@ -61,10 +109,9 @@ def test_workers_give_what_one_process_gives(folder):
     alone = list(dataset.batches(SQUARE, 4, workers=0))
     ahead = list(dataset.batches(SQUARE, 4, workers=2))
     assert len(alone) == len(ahead) == 8
-    for (images, labels), (expected, expected_labels) in zip(ahead, alone, strict=True):
-        assert np.array_equal(images, expected) and np.array_equal(labels, expected_labels)
-    (images, _), *_ = dataset.batches(SQUARE, 4, start=8, workers=0)
-    assert np.array_equal(images, alone[2][0])
+    assert all(np.array_equal(images, expected) for images, expected in zip(ahead, alone, strict=True))
+    images, *_ = dataset.batches(SQUARE, 4, start=8, workers=0)
+    assert np.array_equal(images, alone[2])
 
 
 def test_a_reader_that_stops_early_leaves_no_worker(folder):

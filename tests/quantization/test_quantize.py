@@ -5,10 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from rmt_edge.artifact import QUANTIZED, read_manifest
+from rmt_edge.artifact import QUANTIZED, read_artifact
 from rmt_edge.data.dataset import open_dataset
+from rmt_edge.data.decoding import read_image
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.folded import folded_from_model
@@ -22,7 +24,7 @@ def test_the_recipe_s_linear_layers_have_ranges_and_no_others(quantized, nano):
     layers = {name.removesuffix(".input_amax") for name in state if name.endswith(".input_amax")}
     blocks = [f"stages.{i}.blocks.{j}" for i, stage in enumerate(nano.layers) for j in range(len(stage.blocks))]
     assert layers == {f"{block}.{x}" for block in blocks for x in ("qkv", "out_proj", "fc1", "fc2")} | {"proj"}
-    assert read_manifest(quantized["int8"], QUANTIZED).details["quantized_layers"] == len(layers)
+    assert read_artifact(quantized["int8"], QUANTIZED).details["quantized_layers"] == len(layers)
     assert not [x for x in load_file(quantized["fp16"]) if x.endswith("_amax")]
 
 
@@ -34,7 +36,7 @@ def test_ranges_are_the_largest_magnitudes(quantized, nano, images, recipes):
     seen = []
     folded.stages[1].blocks[0].fc1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].abs().max()))
     with torch.no_grad():
-        for batch, _ in open_dataset(images).batches(SMALL, recipes["int8"].batch, limit=recipes["int8"].images):
+        for batch in open_dataset(images).drawn(recipes["int8"].images).batches(SMALL, recipes["int8"].batch):
             folded(torch.from_numpy(batch))
     torch.testing.assert_close(state["stages.1.blocks.0.fc1.input_amax"], max(seen), rtol=1e-5, atol=0)
 
@@ -53,6 +55,30 @@ def test_per_tensor_weights_have_one_range(nano, images, recipes):
     assert ranges["stages.0.blocks.0.fc1.weight_amax"].shape == (1,)
 
 
+def test_calibration_images_are_drawn_evenly_and_recorded(checkpoint, recipes, tmp_path, monkeypatch):
+    """Images lie class by class: the first 16 of 60 would be of three classes."""
+    rng = np.random.default_rng(3)
+    for i in range(60):
+        (tmp_path / "set" / f"c{i % 10}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(tmp_path / "set" / f"c{i % 10}" / f"{i}.png")
+    read = []
+    monkeypatch.setattr(
+        "rmt_edge.data.dataset.read_image", lambda x, of=read_image: read.append(x.parent.name) or of(x)
+    )
+    found = quantize(checkpoint, recipes["int8"], tmp_path, tmp_path / "set", device="cpu")
+    assert sorted(read.count(f"c{i}") for i in range(10)) == [1] * 4 + [2] * 6
+    drawn = found.details["calibration_images"]
+    assert drawn == open_dataset(tmp_path / "set").drawn(16).drawing()
+    assert (drawn["images"], drawn["of"], drawn["evenly_over"]) == (16, 60, "classes")
+    assert found.details["calibrated_on"] == "CPU"
+
+
+def test_a_torch_device_that_is_none_is_refused_before_anything(checkpoint, recipes, images, tmp_path):
+    with pytest.raises(RmtEdgeError, match="--torch-device is 'tpu'"):
+        quantize(checkpoint, recipes["int8"], tmp_path, images, device="tpu")
+    assert not list(tmp_path.iterdir())
+
+
 def test_int8_without_images_is_refused(checkpoint, recipes, tmp_path):
     with pytest.raises(RmtEdgeError, match=r"needs calibration images[\s\S]*--calibration"):
         quantize(checkpoint, recipes["int8"], tmp_path)
@@ -68,6 +94,10 @@ def test_a_data_set_smaller_than_asked_is_named(checkpoint, images, recipes, tmp
 def calibrated(nano, images, recipes, **settings):
     recipe = dataclasses.replace(recipes["int8"], **settings)
     return calibrate(folded_from_model(nano, 40, 48), recipe, open_dataset(images), SMALL)
+
+
+def calibrated_with(folded, images, recipes, **settings):
+    return calibrate(folded, dataclasses.replace(recipes["int8"], **settings), open_dataset(images), SMALL)
 
 
 @pytest.mark.parametrize("method", ["entropy", "percentile", "mse"])
@@ -90,6 +120,22 @@ def test_the_hundredth_percentile_is_the_largest_magnitude(nano, images, recipes
     found = calibrated(nano, images, recipes, method="percentile", percentile=100, **settings)
     for name, value in largest.items():
         torch.testing.assert_close(found[name], value, rtol=1 / 1024, atol=0)
+
+
+def test_a_percentile_is_the_magnitude_below_which_that_part_lies(nano, images, recipes):
+    """Of what was collected, to a bin of 1/2048 of the first batch's largest; a lower one gives a smaller range."""
+    folded, name = folded_from_model(nano, 40, 48), "stages.2.blocks.0.fc2"
+    seen = []
+    hook = folded.get_submodule(name).register_forward_pre_hook(lambda _, x: seen.append(x[0].abs().flatten()))
+    calibrated_with(folded, images, recipes, int8=(name,))
+    hook.remove()
+    values, first = torch.cat(seen).double().numpy(), seen[0].max().item()
+    for percentile in (91, 95, 99, 99.9):
+        found = calibrated_with(folded, images, recipes, int8=(name,), method="percentile", percentile=percentile)
+        expected = np.quantile(values, percentile / 100)
+        assert abs(found[f"{name}.input_amax"].item() - expected) < 2 * first / 2048, percentile
+        # Below 100, and so told from the largest magnitude and from each other.
+        assert expected < values.max() - 4 * first / 2048, percentile
 
 
 def test_mse_rounds_with_less_error_than_any_other_part_of_the_range(nano, images, recipes):
@@ -118,7 +164,7 @@ def test_convolutions_have_a_range_per_output_channel(nano, images, recipes):
     assert ranges["stem.0.weight_amax"].shape == (16,)
     assert ranges["stages.0.downsample.weight_amax"].shape == (64,)
     assert ranges["stages.0.blocks.0.pos.weight_amax"].shape == (32,)
-    pixels = np.concatenate([x for x, _ in open_dataset(images).batches(SMALL, 8, limit=16)])
+    pixels = np.concatenate(list(open_dataset(images).drawn(16).batches(SMALL, 8)))
     assert ranges["stem.0.input_amax"].item() == pytest.approx(np.abs(pixels).max())
     assert len(ranges) == 2 * (2 + 6)
 
@@ -159,7 +205,7 @@ def test_smoothquant_is_the_same_function_with_inputs_easier_to_round(nano, imag
     parts = {name.split(".", 4)[-1] for name in changed}
     norms = {f"{x}_layer_norm.{y}" for x in ("retention", "final") for y in ("weight", "bias")}
     assert parts == {"qkv.weight", "fc1.weight"} | norms
-    batch = torch.from_numpy(next(open_dataset(images).batches(SMALL, 8))[0])
+    batch = torch.from_numpy(next(open_dataset(images).batches(SMALL, 8)))
     with torch.no_grad():
         expected, actual = folded(batch), made(batch)
     assert relative_error(actual.numpy(), expected.numpy()) < 1e-5
@@ -168,9 +214,27 @@ def test_smoothquant_is_the_same_function_with_inputs_easier_to_round(nano, imag
     assert calibrate(made, recipe, open_dataset(images), SMALL)[name] < largest / 5
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_alpha_says_how_much_of_the_spread_goes_into_the_weights(nano, images, recipes, alpha):
+    """SmoothQuant's scale of a channel: the input is divided by largest input^alpha / largest weight^(1 - alpha)."""
+    recipe = dataclasses.replace(recipes["int8"], method="smoothquant", alpha=alpha, int8=("fc1",))
+    folded, name = folded_from_model(nano, 40, 48), "stages.1.blocks.0.fc1"
+    seen = []
+    hook = folded.get_submodule(name).register_forward_pre_hook(lambda _, x: seen.append(x[0].flatten(0, -2).abs()))
+    dataset = open_dataset(images)
+    calibrate(folded, recipe, dataset, SMALL)
+    hook.remove()
+    inputs, weights = torch.cat(seen).amax(0), folded.get_submodule(name).weight.abs().amax(0)  # (in,)
+    expected = inputs**alpha / weights ** (1 - alpha)
+    made = smoothed(folded, recipe, dataset, SMALL).get_submodule(name).weight
+    found = (made / folded.get_submodule(name).weight).median(0).values
+    # Up to one factor for all channels, which changes no rounding.
+    torch.testing.assert_close(found / found.mean(), expected / expected.mean(), rtol=1e-3, atol=1e-4)
+
+
 def test_the_file_of_smoothquant_holds_the_smoothed_weights(checkpoint, nano, images, recipes, tmp_path):
     recipe = dataclasses.replace(recipes["int8"], method="smoothquant", int8=("*.fc1",))
-    state = load_file(quantize(checkpoint, recipe, tmp_path, images))
+    state = load_file(quantize(checkpoint, recipe, tmp_path, images).path)
     plain = folded_from_model(nano, SMALL.height, SMALL.width).state_dict()
     weight = state["stages.0.blocks.0.fc1.weight"]
     assert not torch.allclose(weight, plain["stages.0.blocks.0.fc1.weight"])
@@ -235,7 +299,7 @@ def test_a_weight_beyond_fp16_is_named():
 
 def test_another_input_size_is_recorded(checkpoint, recipes, tmp_path):
     other = dataclasses.replace(SMALL, height=33, width=65)
-    manifest = read_manifest(quantize(checkpoint, recipes["fp16"], tmp_path, preprocessing=other), QUANTIZED)
+    manifest = quantize(checkpoint, recipes["fp16"], tmp_path, preprocessing=other).manifest
     assert manifest.details["preprocessing"]["height"] == 33
-    assert manifest.parents[0]["name"] == checkpoint.name
+    assert manifest.source["name"] == checkpoint.name
     assert np.isfinite(manifest.seconds)

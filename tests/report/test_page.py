@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmt_edge.accuracy.validate import validate
+from rmt_edge.accuracy.reference import validate_against_checkpoint as validate
 from rmt_edge.report.collect import collect, report
 from rmt_edge.report.figures import Point, front
 from rmt_edge.report.page import SECTIONS, page

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rmt_edge.accuracy.validate import validate
+from rmt_edge.accuracy.reference import validate_against_checkpoint as validate
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.graph.export import export
 from rmt_edge.report.collect import collect, report

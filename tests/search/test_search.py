@@ -116,7 +116,7 @@ def test_the_recipe_it_writes_quantises_exactly_those_layers(checkpoint, sets, t
     recipe = load_recipe(paths[1])
     assert sorted(recipe.int8_layers("rmt_nano")) == chosen["int8_layers"]
     assert (recipe.images, recipe.method, recipe.weights) == (8, "max", "per_channel")
-    state = load_file(quantize(checkpoint, recipe, tmp_path, sets.calibration))
+    state = load_file(quantize(checkpoint, recipe, tmp_path, sets.calibration).path)
     suffix = ".weight_amax"
     assert sorted(x.removesuffix(suffix) for x in state if x.endswith(suffix)) == chosen["int8_layers"]
 
@@ -208,7 +208,7 @@ def test_a_shared_image_is_found_by_its_pixels(checkpoint, sets, tmp_path, role)
         images = np.concatenate([own["images"][:3], other["images"][5:6]])
     np.savez(tmp_path / "mixed.npz", images=images, labels=np.zeros(4, np.int64))
     mixed = ImageSets(sets.calibration, tmp_path / "mixed.npz", sets.test)
-    with pytest.raises(RmtEdgeError, match=rf"1 images of the selection .* are in the {role} set .* the first at 3"):
+    with pytest.raises(RmtEdgeError, match=rf"1 images of the selection .* are in the {role} set .* the first is 3"):
         search(checkpoint, RECIPE, tmp_path, mixed, Budget(1.0), PROFILE)
 
 

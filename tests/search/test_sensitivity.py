@@ -5,13 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import rmt_edge.search.outcome
+import rmt_edge.search.sensitivity
 from rmt_edge.cli import main
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import kl_nats, sqnr_db
+from rmt_edge.model.checkpoint import open_checkpoint
 from rmt_edge.model.folded import folded_from_model
 from rmt_edge.model.layers import layers_of
 from rmt_edge.model.rmt import create_model
@@ -27,7 +30,7 @@ BROKEN = "stages.1.blocks.1.fc2"
 
 @pytest.fixture(scope="module")
 def subject(checkpoint, images, tmp_path_factory):
-    return calibrated_subject(checkpoint, RECIPE, images, tmp_path_factory.mktemp("ranges"))
+    return calibrated_subject(open_checkpoint(checkpoint), RECIPE, images, tmp_path_factory.mktemp("ranges"))
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +70,10 @@ def test_every_layer_is_in_a_step(variant):
 
 
 def test_running_from_a_block_on_changes_nothing(subject, images, tmp_path):
-    dataset = open_dataset(images)
+    dataset = open_dataset(images).drawn(6)
     sets = {layer.name: frozenset({layer.name}) for layer in layers_of("rmt_nano")}
-    outcomes = evaluate(subject, sets, dataset, 6, tmp_path / "part.npz", "test")
-    batch = torch.from_numpy(next(dataset.batches(SMALL, 6))[0])
+    outcomes = evaluate(subject, sets, dataset, tmp_path / "x", "test")
+    batch = torch.from_numpy(next(dataset.batches(SMALL, 6)))
     with torch.no_grad(), FakeQuantizedLayers(subject.model, subject.ranges, np.dtype(np.float16)) as layers:
         reference = subject.model(batch).numpy()
         for row, names in enumerate(sets.values()):
@@ -132,7 +135,7 @@ def test_a_killed_run_goes_on_and_ends_as_a_whole_one_does(checkpoint, images, t
         if len(runs) == 2:
             raise KeyboardInterrupt
         runs.append(1)
-        run_batch(*arguments)
+        return run_batch(*arguments)
 
     monkeypatch.setattr(rmt_edge.search.outcome, "_run_batch", killed)
     folder = tmp_path / "killed"
@@ -141,22 +144,23 @@ def test_a_killed_run_goes_on_and_ends_as_a_whole_one_does(checkpoint, images, t
     assert not (folder / whole.name).exists()
 
     runs.clear()
-    monkeypatch.setattr(rmt_edge.search.outcome, "_run_batch", lambda *x: (runs.append(1), run_batch(*x)))
+    monkeypatch.setattr(rmt_edge.search.outcome, "_run_batch", lambda *x: runs.append(1) or run_batch(*x))
     monkeypatch.setattr(rmt_edge.search.outcome, "calibrate", None)  # the ranges are still there
     caplog.set_level("INFO")
     path = sensitivity(checkpoint, RECIPE, folder, images, images, 12, ["kind"])
-    assert "going on after 8 of 12 images" in caplog.text
+    assert "continuing after 8 of 12 images" in caplog.text
     assert len(runs) == 1
     assert without_times(path) == without_times(whole)
 
 
 def test_a_partial_file_of_other_images_is_not_gone_on_with(subject, images, tmp_path, caplog):
-    dataset, sets, partial = open_dataset(images), {"head": frozenset({"head"})}, tmp_path / "part.npz"
-    first = evaluate(subject, sets, dataset, 4, partial, "test")
-    evaluate(subject, sets, dataset, 6, partial, "test")
+    caplog.set_level("INFO")
+    dataset, sets, path = open_dataset(images), {"head": frozenset({"head"})}, tmp_path / "x"
+    first = evaluate(subject, sets, dataset.drawn(4), path, "test")
+    evaluate(subject, sets, dataset.drawn(6), path, "test")
     assert "starting anew" in caplog.text
     caplog.clear()
-    again = evaluate(subject, sets, dataset, 4, partial, "test")
+    again = evaluate(subject, sets, dataset.drawn(4), path, "test")
     np.testing.assert_array_equal(again.kl_nats, first.kl_nats)
 
 
@@ -170,6 +174,24 @@ def test_without_labels_there_is_agreement_and_no_top1(checkpoint, images, tmp_p
     for group in record["groups"]:
         assert group["top1_percent"] is group["drop_points"] is group["drop_interval_points"] is None
         assert 0 <= group["agreement_percent"] <= 100
+
+
+def test_of_class_folders_every_class_is_measured_on(checkpoint, images, tmp_path):
+    """Images lie class by class: the first 20 of 60 would be of four classes."""
+    rng = np.random.default_rng(3)
+    for i in range(60):
+        (tmp_path / "set" / f"c{i % 10}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(tmp_path / "set" / f"c{i % 10}" / f"{i}.png")
+    seen, evaluate = [], rmt_edge.search.sensitivity.evaluate
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rmt_edge.search.sensitivity, "evaluate", lambda *x: seen.append(x[2]) or evaluate(*x))
+        path = sensitivity(checkpoint, RECIPE, tmp_path, images, tmp_path / "set", 20, ["stage"], device="cpu")
+    assert np.bincount(seen[0].labels).tolist() == [2] * 10
+    record = json.loads(path.read_text())
+    assert record["drawn"] == open_dataset(tmp_path / "set").drawn(20).drawing()
+    assert record["drawn"]["evenly_over"] == "classes" and record["images"] == 20
+    assert record["calibration_images"] == open_dataset(images).drawn(8).drawing()
+    assert record["torch_device"] == "CPU"
 
 
 def test_more_images_than_there_are_is_refused(checkpoint, images, tmp_path):
@@ -189,12 +211,13 @@ def test_a_recipe_without_one_set_of_ranges_is_refused(checkpoint, images, tmp_p
         sensitivity(checkpoint, recipe, tmp_path, images, images)
 
 
-def test_logits_that_are_not_finite_are_named(subject, images, tmp_path):
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_are_named(subject, images, tmp_path, value):
     bias = subject.model.head.bias.data
-    subject.model.head.bias.data = torch.full_like(bias, float("nan"))
+    subject.model.head.bias.data = torch.full_like(bias, value)
     try:
         with pytest.raises(RmtEdgeError, match="float32 model has NaN or infinite logits"):
-            evaluate(subject, {"none": frozenset()}, open_dataset(images), 4, tmp_path / "part.npz", "test")
+            evaluate(subject, {"none": frozenset()}, open_dataset(images).drawn(4), tmp_path / "x", "test")
     finally:
         subject.model.head.bias.data = bias
 
