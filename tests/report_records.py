@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of
+from rmt_edge.artifact import DATA, manifest_path, parent_of, plugin_form_path, sha256_of
 from rmt_edge.model.layers import layers_of
 
 HOSTILE = '<script>alert("x")</script>&$a$'
@@ -63,7 +63,7 @@ def write_latency(folder: Path, stem: str, recipe: str, median_ms: float, rng: n
     _write(
         folder / f"{stem}.{recipe}.fixture.plugin.latency.json",
         {"kind": "latency", "subject": subject, "recipe": {"name": recipe, "precision": recipe}, "precision": recipe}
-        | {"retention": "plugin", "machine": MACHINE, "settings": {"warm_up_s": 1.0, "samples": 300}, "runs": runs}
+        | {"kernels": "plugin", "machine": MACHINE, "settings": {"warm_up_s": 1.0, "samples": 300}, "runs": runs}
         | {"versions": {"rmt-edge": "fixture"}, "created": "2026-01-01T00:00:00+00:00"},
     )
 
@@ -102,7 +102,7 @@ def write_device_accuracy(folder: Path, stem: str, recipe: str, drop: float = 0.
         "max_drop_points": 0.5, "within_max_drop": drop <= 0.5,
     }  # fmt: skip
     name = f"{stem}.{recipe}.fixture.plugin"
-    parents = [{"name": f"{name}.engine", "sha256": engine_sha256(recipe)}, {"name": "set.npz", "sha256": "cd" * 32}]
+    parents = [parent_of(f"{name}.engine", engine_sha256(recipe)), parent_of("set.npz", "cd" * 32, DATA)]
     _write(
         folder / f"{name}.predictions.npz.json",
         {"name": f"{name}.predictions.npz", "kind": "predictions", "sha256": "ef" * 32, "size_bytes": 1, "seconds": 1.0}

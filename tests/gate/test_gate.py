@@ -8,7 +8,7 @@ from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.gate.baseline import write_baseline
 from rmt_edge.gate.gate import Baseline, Limits, NotComparedWarning, compare
-from tests.gate.test_baseline import DATA, ORIN, make_results
+from tests.gate.test_baseline import ORIN, TEST_SET, make_results
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_single_predictions_file_can_be_checked(baseline, tmp_path):
 
 
 def test_other_images_are_refused(baseline, tmp_path):
-    now = make_results(tmp_path / "now", data=DATA | {"sha256": "f" * 64})
+    now = make_results(tmp_path / "now", data=TEST_SET | {"sha256": "f" * 64})
     with pytest.raises(RmtEdgeError, match=r"int8 was validated on other images[\s\S]*rmt-edge baseline FOLDER"):
         compare(baseline, now, Limits())
 

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from rmt_edge.artifact import ENGINE, read_artifact
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency import measure as latency
 from rmt_edge.latency.measure import MeasureSettings, Point, measure, meets_mlperf_minimum, points_of
@@ -134,7 +135,7 @@ def test_the_median_of_an_engine_is_its_compute_time_as_a_graph(monkeypatch, tmp
     driver = standins.Driver(gpu)
     monkeypatch.setattr(engine_runner, "load_cuda", lambda: standins.pycuda_driver(gpu))
     monkeypatch.setattr(engine_runner, "load_driver", lambda: driver)
-    monkeypatch.setattr(latency, "CHOICE", MeasureSettings(0.05, warm_up_s=0.0))
-    path = standins.write_engine(tmp_path / "x.engine")
-    assert latency.median_latency_ms(path, standins.tensorrt(gpu), 4) == 4 * standins.COMPUTE_MS
+    monkeypatch.setattr(latency, "KERNELS_AUTO", MeasureSettings(0.05, warm_up_s=0.0))
+    engine = read_artifact(standins.write_engine(tmp_path / "x.engine"), ENGINE)
+    assert latency.median_latency_ms(engine, standins.tensorrt(gpu), 4) == 4 * standins.COMPUTE_MS
     assert gpu.calls.count("launch") > 64 and not gpu.memory

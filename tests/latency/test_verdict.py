@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from rmt_edge.artifact import ENGINE, ONNX, PLUGIN_ONNX, PREDICTIONS, read_manifest, write_manifest, written_whole
+from rmt_edge.artifact import ENGINE, ONNX, PLUGIN_ONNX, PREDICTIONS, read_artifact, write_manifest, written_whole
 from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.verdict import NAME, machine_identity, text, verdict
@@ -17,13 +17,13 @@ MACHINE = {"processor": "aarch64", "board": "Orin Nano", "power_mode": "15W", "t
 
 
 def write_file(path, kind, precision, parents=(), **details):
-    """A file of the pipeline with its manifest; returns the manifest."""
+    """A file of the pipeline with its manifest; returns it, checked."""
     recipe = {"name": precision, "precision": precision}
     with written_whole(path) as temporary:
         temporary.write_text(path.name)
         return write_manifest(
             temporary, path, kind=kind, recipe=recipe, details=details, seconds=0,
-            parents=[{"name": x.name, "sha256": x.sha256} for x in parents],
+            parents=[x.as_parent() for x in parents],
         )  # fmt: skip
 
 
@@ -52,11 +52,11 @@ def run(p50_ms, batch=1, runner="tensorrt", noise=0.001, **values):
 
 def write_record(folder, name, runs, machine=None):
     kind = ENGINE if name.endswith(".engine") else ONNX
-    manifest = read_manifest(folder / name, kind)
+    file = read_artifact(folder / name, kind)
     record = {
         "kind": "latency",
-        "subject": {"name": name, "sha256": manifest.sha256, "kind": kind},
-        "precision": manifest.recipe["precision"],
+        "subject": {"name": name, "sha256": file.sha256, "kind": kind},
+        "precision": file.recipe["precision"],
         "machine": machine or MACHINE,
         "runs": runs,
     }
@@ -145,7 +145,7 @@ def test_of_two_int8_files_the_fastest_that_may_be_taken_is(folder):
 
 
 def test_an_engines_own_accuracy_comes_before_its_onnx_files(folder):
-    engine = read_manifest(folder / "x.int8.orin.engine", ENGINE)
+    engine = read_artifact(folder / "x.int8.orin.engine", ENGINE)
     write_predictions(folder, "x.int8.orin.predictions.npz", engine, 2.0)
     row = decide(folder, [run(1.0)], [run(0.5)])[0]
     assert row["verdict"] == "fp16" and row["int8"]["accuracy"]["drop_points"] == 2.0
@@ -193,7 +193,7 @@ def test_free_memory_does_not_make_another_machine():
 
 def test_a_record_of_an_earlier_file_is_refused(folder):
     write_record(folder, "x.fp16.orin.engine", [run(1.0)])
-    onnx = read_manifest(folder / "x.fp16.onnx", ONNX)
+    onnx = read_artifact(folder / "x.fp16.onnx", ONNX)
     (folder / "x.fp16.orin.engine").unlink()
     write_file(folder / "x.fp16.orin2.engine", ENGINE, "fp16", [onnx])
     (folder / "x.fp16.orin2.engine").rename(folder / "x.fp16.orin.engine")
@@ -237,5 +237,5 @@ def test_the_command_prints_the_verdict_and_writes_it(folder, capsys):
 
 
 def test_a_folder_that_is_not_there(tmp_path, capsys):
-    assert main(["verdict", str(tmp_path / "none")]) == 1
+    assert main(["verdict", str(tmp_path / "none")]) == 2
     assert "There is no folder" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rmt_edge.accuracy.validate import validate
-from rmt_edge.report.collect import collect, report
+from rmt_edge.report.collect import collect, write_report
 from rmt_edge.report.figures import Point, front
 from rmt_edge.report.page import SECTIONS, page
 from rmt_edge.report.plot import COLOURS
@@ -68,7 +68,7 @@ def content(folder):
     ]
     row["accuracy"]["worst_images"] = [{"index": 3, "name": f"{HOSTILE}.png", "margin": -1.5, "margin_at_most": True}]
     row["engines"] = [
-        {"name": "x", "device": HOSTILE, "backend": "tensorrt", "retention": "plugin", "layers": 7, "plugin_layers": 3}
+        {"name": "x", "device": HOSTILE, "backend": "tensorrt", "kernels": "plugin", "layers": 7, "plugin_layers": 3}
         | {"int8_gemms": 2, "layers_by_kind": {HOSTILE: 4, "gemm": 3}}
     ]
     return content
@@ -155,7 +155,7 @@ def test_without_records_each_section_names_the_command_that_makes_them(folder, 
             "predictions" in path.name or path.name == "verdict.json" or ".int8." in path.name
         ):
             shutil.copy(path, tmp_path)
-    report(tmp_path)
+    write_report(tmp_path)
     text = "".join(Parsed((tmp_path / "report.html").read_text()).text)
     for command in ("validate", "bench", "estimate", "sensitivity", "quantize", "build"):
         assert f"Made by rmt-edge {command} " in text, command

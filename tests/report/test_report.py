@@ -8,7 +8,7 @@ import pytest
 from rmt_edge.accuracy.validate import validate
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.graph.export import export
-from rmt_edge.report.collect import collect, report
+from rmt_edge.report.collect import collect, write_report
 from rmt_edge.report.decision import decide
 from rmt_edge.report.flips import flips
 from rmt_edge.report.ranges import ranges_of
@@ -26,7 +26,7 @@ def folder(quantized, onnx_files, checkpoint, images, tmp_path):
 
 
 def test_the_page_shows_what_the_manifests_hold(folder):
-    page = report(folder)
+    page = write_report(folder)
     content = json.loads((folder / "report.json").read_text())
     assert [row["recipe_name"] for row in content["rows"]] == ["fp16", "int8"]
     text = page.read_text()
@@ -43,7 +43,7 @@ def test_the_page_shows_what_the_manifests_hold(folder):
 def test_a_model_that_was_not_validated_says_so(folder):
     for path in folder.glob("*.int8.predictions.npz*"):
         path.unlink()
-    text = report(folder).read_text()
+    text = write_report(folder).read_text()
     assert "**int8**: not validated" in text
 
 
@@ -53,24 +53,24 @@ def test_a_child_of_an_older_parent_is_refused(folder, quantized, checkpoint, re
 
     other = quantize(checkpoint, recipes["fp16"], folder, images, preprocessing=type(SMALL)(48, 40, 1.0))
     with pytest.raises(RmtEdgeError, match=r"nano\.fp16\.onnx was made from another nano\.fp16\.safetensors"):
-        report(folder)
+        write_report(folder)
     export(other)
     with pytest.raises(RmtEdgeError, match=r"nano\.fp16\.predictions\.npz was made from another nano\.fp16\.onnx"):
-        report(folder)
+        write_report(folder)
 
 
 def test_a_changed_file_is_refused(folder):
     path = folder / "nano.int8.predictions.npz"
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(RmtEdgeError, match="is not the file its manifest describes"):
-        report(folder)
+        write_report(folder)
 
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path):
     with pytest.raises(RmtEdgeError, match="holds no ONNX file"):
-        report(tmp_path)
+        write_report(tmp_path)
     with pytest.raises(RmtEdgeError, match="no folder"):
-        report(tmp_path / "nowhere")
+        write_report(tmp_path / "nowhere")
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def changed(path, change):
 
 def test_records_are_in_the_report_but_for_their_samples(recorded):
     report_records.write_device_accuracy(recorded, "nano", "int8")
-    text = report(recorded).read_text()
+    text = write_report(recorded).read_text()
     content = json.loads((recorded / "report.json").read_text())
     assert len(content["latency"]) == 2 and len(content["estimate"]) == 2
     assert all("samples_ms" not in run for record in content["latency"] for run in record["runs"])
@@ -135,10 +135,10 @@ def test_a_verdict_on_other_measurements_is_refused(recorded):
     report_records.write_verdict(recorded, "nano")
     changed(recorded / "verdict.json", lambda x: x["rows"][0]["int8"].update(p50_ms=0.1))
     with pytest.raises(RmtEdgeError, match="which no latency record here holds"):
-        report(recorded)
+        write_report(recorded)
     (recorded / "verdict.json").write_text("{}")
     with pytest.raises(RmtEdgeError, match="is no verdict"):
-        report(recorded)
+        write_report(recorded)
 
 
 @pytest.mark.parametrize(
@@ -154,22 +154,22 @@ def test_a_verdict_on_other_measurements_is_refused(recorded):
 def test_a_record_that_is_wrong_or_of_another_file_is_refused(recorded, name, change, message):
     changed(recorded / name, change)
     with pytest.raises(RmtEdgeError, match=message):
-        report(recorded)
+        write_report(recorded)
 
 
 def test_a_record_that_is_no_json_object_is_refused(recorded):
     (recorded / "nano.search.json").write_text("[]")
     with pytest.raises(RmtEdgeError, match="holds a list"):
-        report(recorded)
+        write_report(recorded)
     (recorded / "nano.search.json").write_text("{")
     with pytest.raises(RmtEdgeError, match="is not JSON"):
-        report(recorded)
+        write_report(recorded)
 
 
 def test_predictions_of_other_images_are_refused(folder):
     changed(folder / "nano.reference.predictions.npz.json", lambda x: x["parents"][-1].update(sha256="0" * 64))
     with pytest.raises(RmtEdgeError, match="is of other images than"):
-        report(folder)
+        write_report(folder)
 
 
 def test_flips_are_counted_by_pair_and_by_what_became_of_the_image():
