@@ -4,7 +4,6 @@ from typing import Any
 
 from rmt_edge.artifact import ENGINE, ONNX
 from rmt_edge.report.decision import how_it_ran, is_peer
-from rmt_edge.report.records import machine_name
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -160,7 +159,7 @@ def latency_rows(records: list[dict[str, Any]]) -> list[list[str]]:
             *(number(run, key, "{:.3f} ms") for key in ("p50_ms", "p90_ms", "p99_ms")),
             number(run, "coefficient_of_variation", "{:.3f}"),
             number(run, "images_per_s", "{:,.0f}"),
-            machine_name(record["machine"]),
+            record["on"],
         ]
         for record in records
         for run in record["runs"]
@@ -182,7 +181,7 @@ def device_rows(content: dict[str, Any]) -> list[list[str]]:
                 "–" if drop is None else f"{drop:+.2f}",
                 "–" if low is None else f"{low:+.2f} to {high:+.2f}",
                 f"{details['agreement_percent']:.2f} %" if "agreement_percent" in details else "–",
-                machine_name(x["machine"]),
+                x["on"],
                 x["subject"].get("name", "–"),
             ]
         )

@@ -11,8 +11,10 @@ import torch
 from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of, versions
 from rmt_edge.cli import main
 from rmt_edge.device.machine import has_gpu
+from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency import measure as latency
-from rmt_edge.latency.bench import write_record
+from rmt_edge.latency.bench import PEERS, bench
+from rmt_edge.latency.record import read_latency_record
 from rmt_edge.latency.sensors import Reading
 from rmt_edge.latency.telemetry import Telemetry
 from rmt_edge.runtime import engine_runner
@@ -79,13 +81,6 @@ def test_the_record_goes_where_output_says(files, tmp_path, capsys):
     assert not list(tmp_path.glob("*.latency.json"))
 
 
-def test_a_long_record_stays_readable(tmp_path):
-    record = {"samples_ms": [1.0, 2.5e-05, -3.0], "names": ["a", "b"], "empty": [], "text": "[1,\n2]"}
-    write_record(tmp_path / "x.json", record)
-    text = (tmp_path / "x.json").read_text()
-    assert json.loads(text) == record and '"samples_ms": [1.0, 2.5e-05, -3.0]' in text
-
-
 @pytest.fixture
 def device(monkeypatch):
     """A GPU of stand-ins with a sensor on paper, and TensorRT as `engine.load_backend` finds it."""
@@ -122,6 +117,24 @@ def test_engines_are_measured_with_and_without_transfers_and_graphs(device, tmp_
         assert run["telemetry"]["power_w"] == 20 and run["telemetry"]["energy_per_image_j"] > 0
     assert not device.memory and not device.context_is_current and "closed" in device.calls
     assert "CUDA graph" in capsys.readouterr().out
+
+
+def test_a_notebook_measures_files_by_one_call(files, tmp_path):
+    quick = latency.MeasureSettings(0.1, 4, 0.01)
+    found = bench([files["fp16"], str(files["int8"])], (2,), quick, output=tmp_path / "out")
+    assert found == [tmp_path / "out" / f"nano.{name}.latency.json" for name in ("fp16", "int8")]
+    for path, name in zip(found, ("fp16", "int8"), strict=True):
+        (run,) = read_latency_record(path).runs
+        assert (run.runner, run.precision, run.batch) == ("onnxruntime", name, 2)
+
+
+def test_peers_have_the_names_that_their_runners_know(files):
+    from rmt_edge.cli import bench as commands
+    from rmt_edge.runtime import torch_runner
+
+    assert PEERS == commands.PEERS == tuple(torch_runner.PEERS)
+    with pytest.raises(RmtEdgeError, match=r"--peers is 'jax'[\s\S]*torch, torch-compile"):
+        bench([files["fp16"]], peers=["jax"])
 
 
 def test_one_setting_can_be_asked_for(device, tmp_path):

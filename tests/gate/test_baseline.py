@@ -23,11 +23,16 @@ from rmt_edge.artifact import (
 from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.gate.baseline import packed, read_baseline, results_of, unpacked, write_baseline
+from rmt_edge.latency.record import record_path
+from tests.latency_records import make_run, write_record
 
 IMAGES = 400
 TEST_SET = {"name": "test.npz", "sha256": "d" * 64}
 NANO = {"name": "nano.safetensors", "sha256": "c" * 64}
-ORIN = {"processor": "aarch64", "board": "Jetson AGX Orin", "power_mode": "MAXN", "gpus": [{"name": "Orin"}]}
+ORIN = {
+    "processor": "aarch64", "board": "Jetson AGX Orin", "power_mode": "MAXN", "tensorrt": {"tensorrt": "10.3.0"},
+    "gpus": [{"name": "Orin", "compute_capability": "8.7", "driver_version": "540.4.0"}],
+}  # fmt: skip
 
 
 def make_file(path, kind, parents, recipe, size, **details):
@@ -58,10 +63,8 @@ def make_predictions(onnx_path, recipe, wrong, data=TEST_SET, subset=None):
 
 
 def make_latency(path, p50_ms, machine=ORIN, runner="tensorrt"):
-    run = {"runner": runner, "batch": 1, "transfers": False, "cuda_graph": True, "p50_ms": p50_ms}
-    subject = {"name": path.name, "sha256": sha256_of(path), "kind": ENGINE}
-    record = {"kind": "latency", "subject": subject, "machine": machine, "runs": [run, run | {"runner": "torch eager"}]}
-    path.with_name(f"{path.stem}.latency.json").write_text(json.dumps(record))
+    runs = [make_run([p50_ms], runner=x, cuda_graph=x == runner) for x in (runner, "torch eager")]
+    write_record(record_path(path), path.name, runs, sha256_of(path), machine=machine)
 
 
 def make_results(folder, wrong=4, p50_ms=2.0, engine_size=3000, onnx_size=1000, name="nano", **options):
@@ -88,7 +91,7 @@ def test_a_baseline_holds_accuracy_sizes_and_latencies(tmp_path):
     assert subject["size_bytes"] == {ONNX: 1000, "engine orin plugin": 3000}
     (run,) = subject["latency"]  # PyTorch's is not the engine's
     assert (run["file"], run["runner"], run["p50_ms"]) == ("engine orin plugin", "tensorrt", 2.0)
-    assert run["machine"]["board"] == "Jetson AGX Orin" and run["machine"]["gpus"] == ["Orin"]
+    assert run["machine"]["board"] == "Jetson AGX Orin" and run["machine"]["gpu"] == "Orin"
     assert subject["data"] == TEST_SET and subject["checkpoint"] == NANO
 
 
@@ -135,7 +138,7 @@ def test_a_record_of_another_engine_is_left_out(tmp_path, caplog):
     assert results_of(folder)["int8"]["latency"] == []
     assert "is of another nano.int8.orin.plugin.engine than lies there" in caplog.text
     record.write_text("{}")
-    with pytest.raises(RmtEdgeError, match="is not a latency record: KeyError 'subject'"):
+    with pytest.raises(RmtEdgeError, match=r"is not a latency record: kind is missing"):
         results_of(folder)
 
 
@@ -169,12 +172,35 @@ def test_an_onnx_file_of_later_date_than_its_predictions_is_refused(tmp_path):
         ('{"kind": "latency"}', "is of kind 'latency'"),
         ('{"kind": "baseline", "subjects": {"a": {"hits": "AA==", "images": 9}}}', "1 bytes of hits for 9 images"),
         ('{"kind": "baseline", "subjects": {"a": {"hits": "!", "images": 9}}}', "is not a baseline: Error"),
+        (
+            '{"kind": "baseline", "subjects": {"a": {"hits": "AA==", "images": 8}}}',
+            r"ValueError a\.top1_percent is missing",
+        ),
+        ('{"kind": "baseline", "subjects": []}', "is not a baseline: AttributeError"),
     ],
 )
 def test_other_files_are_no_baselines(tmp_path, content, match):
     (tmp_path / "b.json").write_text(content)
     with pytest.raises(RmtEdgeError, match=match):
         read_baseline(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda x: x.pop("latency"), r"int8\.latency is missing"),
+        (lambda x: x["latency"][0].pop("machine"), r"int8\.latency\.machine is missing"),
+        (lambda x: x["latency"][0].update(p50_ms=None), r"int8\.latency\.p50_ms is null"),
+        (lambda x: x.update(size_bytes=[1]), r"int8\.size_bytes is \[1\]"),
+    ],
+)
+def test_a_damaged_baseline_is_refused(tmp_path, change, match):
+    path = write_baseline(make_results(tmp_path / "a"))
+    content = json.loads(path.read_text())
+    change(content["subjects"]["int8"])
+    path.write_text(json.dumps(content))
+    with pytest.raises(RmtEdgeError, match=f"is not a baseline: ValueError {match}"):
+        read_baseline(path)
 
 
 def test_a_missing_baseline_comes_with_the_command_that_writes_it(tmp_path):
