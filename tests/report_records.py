@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of
+from rmt_edge.artifact import DATA, manifest_path, parent_of, plugin_form_path, sha256_of
+from rmt_edge.latency.record import Run, machine_name, machine_slug, read_latency_record
 from rmt_edge.model.layers import layers_of
+from tests.latency_records import make_run, write_record
 
 HOSTILE = '<script>alert("x")</script>&$a$'
 MACHINE = {
@@ -53,40 +56,39 @@ def write_latency(folder: Path, stem: str, recipe: str, median_ms: float, rng: n
     if recipe == "fp16":
         for peer, median in (("torch eager", 9.0), ("torch.compile", 3.0)):
             runs.append(_run(peer, "fp16", 1, median * rng.lognormal(0, 0.05, 300)))
-    runs[0]["telemetry"] = {
+    seen = {
         "sensor": "fixture", "readings": 12, "seconds": 3.0, "clock_mhz": {"min": 306.0, "mean": 1200.0, "max": 1300.0},
         "power_w": 22.5, "energy_per_image_j": 0.031, "temperature_c": None, "throttled_share": {"power cap": 0.25},
         "load_average": 0.4, "other_cpu_load": None,
     }  # fmt: skip
-    runs[0]["warnings"] = [f"The coefficient of variation is 3.1 % (over 2.5 %). {HOSTILE}"]
-    subject = {"name": f"{stem}.{recipe}.fixture.plugin.engine", "sha256": engine_sha256(recipe), "kind": "engine"}
-    _write(
-        folder / f"{stem}.{recipe}.fixture.plugin.latency.json",
-        {"kind": "latency", "subject": subject, "recipe": {"name": recipe, "precision": recipe}, "precision": recipe}
-        | {"retention": "plugin", "machine": MACHINE, "settings": {"warm_up_s": 1.0, "samples": 300}, "runs": runs}
-        | {"versions": {"rmt-edge": "fixture"}, "created": "2026-01-01T00:00:00+00:00"},
-    )
+    warnings = [f"The coefficient of variation is 3.1 % (over 2.5 %). {HOSTILE}"]
+    runs[0] = replace(runs[0], telemetry=seen, warnings=warnings)
+    name = f"{stem}.{recipe}.fixture.plugin.engine"
+    path = folder / f"{stem}.{recipe}.fixture.plugin.latency.json"
+    write_record(path, name, runs, engine_sha256(recipe), precision=recipe, machine=MACHINE)
 
 
-def write_verdict(folder: Path, stem: str) -> dict[str, Any]:
-    """A verdict on the latencies that lie in a folder."""
+def write_verdict(folder: Path, stem: str, machine: dict[str, Any] = MACHINE) -> Path:
+    """A verdict on the latencies that lie in a folder, as of that machine; returns its path."""
     rows = []
     for batch in (1, 8):
         compared = {}
-        for precision in ("fp16", "int8"):
-            record = json.loads((folder / f"{stem}.{precision}.fixture.plugin.latency.json").read_text())
-            run = next(x for x in record["runs"] if x["batch"] == batch and x["cuda_graph"])
-            compared[precision] = {"file": record["subject"]["name"], "p50_ms": run["p50_ms"]}
-        speedup = compared["fp16"]["p50_ms"] / compared["int8"]["p50_ms"]
+        for precision, key in (("fp16", "fp16"), ("int8", "reduced")):
+            record = read_latency_record(folder / f"{stem}.{precision}.fixture.plugin.latency.json")
+            run = next(x for x in record.runs if x.batch == batch and x.cuda_graph)
+            compared[key] = {"file": record.subject["name"], "precision": precision, "p50_ms": run.p50_ms}
+        speedup = compared["fp16"]["p50_ms"] / compared["reduced"]["p50_ms"]
         rows.append(
             {"runner": "tensorrt", "batch": batch, "transfers": False, "cuda_graph": True, "verdict": "int8", "do": ""}
             | {"reason": f"INT8 is {speedup:.3f} times as fast; fixture.", "speedup": speedup, "warnings": 1}
             | {"speedup_interval": [speedup - 0.02, speedup + 0.02]}
             | compared
         )
-    value = {"kind": "verdict", "rule": {}, "machine": MACHINE, "rows": rows, "versions": {}, "created": "2026"}
-    _write(folder / "verdict.json", value)
-    return value
+    name = machine_name(machine)
+    value = {"kind": "verdict", "rule": {}, "name": name, "machine": machine, "rows": rows, "created": "2026"}
+    path = folder / f"{machine_slug(name)}.verdict.json"
+    _write(path, value | {"versions": {}})
+    return path
 
 
 def engine_sha256(recipe: str) -> str:
@@ -102,7 +104,7 @@ def write_device_accuracy(folder: Path, stem: str, recipe: str, drop: float = 0.
         "max_drop_points": 0.5, "within_max_drop": drop <= 0.5,
     }  # fmt: skip
     name = f"{stem}.{recipe}.fixture.plugin"
-    parents = [{"name": f"{name}.engine", "sha256": engine_sha256(recipe)}, {"name": "set.npz", "sha256": "cd" * 32}]
+    parents = [parent_of(f"{name}.engine", engine_sha256(recipe)), parent_of("set.npz", "cd" * 32, DATA)]
     _write(
         folder / f"{name}.predictions.npz.json",
         {"name": f"{name}.predictions.npz", "kind": "predictions", "sha256": "ef" * 32, "size_bytes": 1, "seconds": 1.0}
@@ -146,15 +148,9 @@ def search(checkpoint: dict[str, str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run(runner: str, precision: str, batch: int, samples: np.ndarray, cuda_graph: bool = False) -> dict[str, Any]:
-    p50, p90, p99, p999 = np.percentile(samples, (50, 90, 99, 99.9)).tolist()
-    mean = float(samples.mean())
-    return {
-        "runner": runner, "precision": precision, "batch": batch, "transfers": False, "cuda_graph": cuda_graph,
-        "telemetry": None, "warnings": [], "samples_ms": [round(float(x), 5) for x in samples], "mean_ms": mean,
-        "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "p999_ms": p999, "early_stopping_p90_ms": p90,
-        "coefficient_of_variation": float(samples.std() / mean), "images_per_s": 1e3 * batch / mean,
-    }  # fmt: skip
+def _run(runner: str, precision: str, batch: int, samples: np.ndarray, cuda_graph: bool = False) -> Run:
+    rounded = [round(float(x), 5) for x in samples]
+    return make_run(rounded, batch, runner, precision, cuda_graph=cuda_graph)
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from rmt_edge.artifact import ENGINE, write_manifest, written_whole
+from rmt_edge.artifact import ENGINE, parent_of, write_manifest, written_whole
 
 COPY_MS, COMPUTE_MS = 0.125, 0.5
 SHAPE, LARGEST = (3, 4, 5), 8
@@ -230,13 +230,16 @@ def tensorrt(gpu, is_rtx=False, dtype="FLOAT", mode_of=None):
     return module
 
 
-def write_engine(path, content=PLAN, precision="fp16", parents=(), **details):
-    """An engine file of the stand-in, with its manifest."""
-    known = {"profile": {"backend": "tensorrt", "batches": [1, 4]}, "retention": "native", "plugin_library": None}
+def write_engine(path, content=PLAN, precision="fp16", **details):
+    """An engine file of the stand-in, with its manifest; returns its path."""
+    known = {
+        "backend": {"name": "tensorrt", "version": "10.3.0"}, "compute_capabilities": ["8.7"],
+        "profile": {"backend": "tensorrt", "batches": [1, 4]}, "kernels": "native", "plugin_library": None,
+    }  # fmt: skip
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
         write_manifest(
-            temporary, path, kind=ENGINE, parents=list(parents), recipe={"name": precision, "precision": precision},
-            details=known | details, seconds=0,
+            temporary, path, kind=ENGINE, parents=[parent_of("x.onnx", "a" * 64)], details=known | details, seconds=0,
+            recipe={"name": precision, "precision": precision},
         )  # fmt: skip
     return path

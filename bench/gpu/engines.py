@@ -7,7 +7,7 @@ is recorded with its message and the rest goes on; what the time limit leaves no
 
 First the probe: does TensorRT-RTX run on this card at all? Where it does not, one level down: the folded form in
 PyTorch under a CUDA graph, once with the plugin library's kernels by their C entry points, once with PyTorch's own
-operators (kernel_form.py).
+operators (folded_in_pytorch.py).
 
 Without a GPU only --dry-run: ONNX Runtime on the CPU in the engine's place, the engines of the smallest bundle built
 but not opened; marked as such.
@@ -25,17 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kernel_form import compare_forms
+from folded_in_pytorch import compare_ops
 from record import header
 
-from rmt_edge.artifact import ONNX, read_manifest, write_json
+from rmt_edge.artifact import ONNX, read_artifact, write_json
 from rmt_edge.bundle.bundle import LIBRARIES, chosen_models, read_folder, unpack
 from rmt_edge.bundle.validate import validate_engine, validate_onnx
 from rmt_edge.device.machine import this_machine
 from rmt_edge.device.profile import DeviceProfile, load_profile
 from rmt_edge.engine.build import build
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.latency.bench import Subject, bench
+from rmt_edge.latency.bench import Subject, bench_opened
 from rmt_edge.latency.measure import MeasureSettings
 from rmt_edge.latency.verdict import verdict
 from rmt_edge.plugin.load import library_path
@@ -44,7 +44,7 @@ from rmt_edge.runtime.open import open_engine
 from rmt_edge.runtime.torch_runner import peers_of
 
 HAS_GPU = torch.cuda.is_available()
-RETENTIONS = ("plugin", "native")
+KERNELS = ("plugin", "native")
 BATCHES = (1, 8, 64)
 PROBE = Path(__file__).parent / "probe.py"
 ACCURACY = ("images", "top1_percent", "drop_points", "drop_interval_points", "agreement_percent",
@@ -79,37 +79,38 @@ def run_bundle(path: Path, args: argparse.Namespace, deadline: float) -> dict[st
     with contextlib.ExitStack() as stack:
         subjects = []
         for model in chosen_models(index, None):
-            for retention in RETENTIONS:
+            for kernels in KERNELS:
                 if time.monotonic() > deadline:
-                    found["failed"].append({"model": model.onnx, "retention": retention, "why": "no time was left"})
+                    found["failed"].append({"model": model.onnx, "kernels": kernels, "why": "no time was left"})
                     continue
-                row = attempt(folder, model.onnx, retention, args, stack)
+                row = attempt(folder, model.onnx, kernels, args, stack)
                 subjects += [row.pop("subject")] if "subject" in row else []
                 found["failed" if "why" in row else "rows"].append(row)
         if subjects:
             found["latency"] = time_all(subjects, path.with_suffix(".safetensors"), args, deadline)
     if HAS_GPU and subjects:
-        found["verdict"] = verdict(folder)
+        found["verdicts"] = [x.content for x in verdict(folder)]
     return found
 
 
-def attempt(folder: Path, onnx: str, retention: str, args: argparse.Namespace, stack) -> dict[str, Any]:
+def attempt(folder: Path, onnx: str, kernels: str, args: argparse.Namespace, stack) -> dict[str, Any]:
     """One engine, or why there is none; its subject for the timing stays open on the stack."""
-    row: dict[str, Any] = {"model": onnx, "retention": retention}
+    row: dict[str, Any] = {"model": onnx, "kernels": kernels}
     try:
         profile = load_profile(args.device) if args.device else profile_here()
-        engine = build(folder / onnx, profile, retention=retention, libraries=folder / LIBRARIES)
-        row["engine"] = engine.name
+        model = read_artifact(folder / onnx, ONNX)
+        engine = build(model, profile, kernels=kernels, libraries=folder / LIBRARIES)
+        row["engine"] = engine.path.name
         if HAS_GPU:
             runner = stack.enter_context(open_engine(engine))
-            _, manifest = validate_engine(engine, runner, folder, max_drop=100)
-            subject = Subject(engine, read_manifest(engine, "engine"), runner, tuple(args.batch))
+            predictions = validate_engine(engine, runner, folder, max_drop=100)
+            subject = Subject(engine, runner, tuple(args.batch))
         else:
-            runner = stack.enter_context(OnnxRunner(folder / onnx))
-            _, manifest = validate_onnx(folder / onnx, runner, folder, max_drop=100)
-            subject = Subject(folder / onnx, read_manifest(folder / onnx, ONNX), runner, tuple(args.batch))
-        row["accuracy"] = {key: manifest.details[key] for key in ACCURACY}
-        if HAS_GPU or retention == RETENTIONS[0]:
+            runner = stack.enter_context(OnnxRunner(model.path))
+            predictions = validate_onnx(model, runner, folder, max_drop=100)
+            subject = Subject(model, runner, tuple(args.batch))
+        row["accuracy"] = {key: predictions.details[key] for key in ACCURACY}
+        if HAS_GPU or kernels == KERNELS[0]:
             row["subject"] = subject
     except RmtEdgeError as error:
         row["why"] = str(error)
@@ -122,7 +123,7 @@ def below_engines(bundle: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The folded form in PyTorch with and without the plugin's kernels, or why not."""
     try:
         folder = unpack(bundle, args.work / bundle.stem)
-        return compare_forms(bundle.with_suffix(".safetensors"), library_path(folder / LIBRARIES), tuple(args.batch))
+        return compare_ops(bundle.with_suffix(".safetensors"), library_path(folder / LIBRARIES), tuple(args.batch))
     except Exception:  # as in attempt()
         return {"checkpoint": bundle.name, "why": traceback.format_exc(limit=-3)}
 
@@ -133,7 +134,7 @@ def time_all(
     """The latency records of everything that runs, PyTorch beside it, in the time that is left."""
     with contextlib.ExitStack() as stack:
         runner = subjects[0].runner
-        sha256 = subjects[0].manifest.details["checkpoint"]["sha256"]
+        sha256 = subjects[0].file.details["checkpoint"]["sha256"]
         # On a GPU in FP16 alone: each batch size compiles anew, for half a minute and more.
         found = peers_of(checkpoint, sha256, args.peers, runner.image_shape)
         peers = [stack.enter_context(x) for x in found if not HAS_GPU or x.precision == "fp16"]
@@ -141,7 +142,7 @@ def time_all(
         points = len(args.batch) * forms
         seconds = max(0.2, min(args.seconds, (deadline - time.monotonic()) / points - 0.5))
         settings = MeasureSettings(duration_s=seconds, samples=3 if args.dry_run else 64, warm_up_s=min(0.5, seconds))
-        return [json.loads(path.read_text()) for path in bench(subjects, peers, settings)]
+        return [json.loads(path.read_text()) for path in bench_opened(subjects, peers, settings)]
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -149,19 +150,19 @@ def markdown(record: dict[str, Any]) -> str:
     title = "DRY RUN on a CPU, no engine was run" if record["dry_run"] else record["gpu"]
     lines = [f"# Whole engines: {title}", "", f"TensorRT-RTX runs on this card: {record['probe']}.", ""]
     for bundle in record["bundles"]:
-        rows = [[x["model"], x["retention"], f"{x['accuracy']['drop_points']:+.2f}",
+        rows = [[x["model"], x["kernels"], f"{x['accuracy']['drop_points']:+.2f}",
                  f"{x['accuracy']['logits_relative_error']:.1e}"] for x in bundle["rows"]]  # fmt: skip
         lines += [f"## {bundle['bundle']}", ""]
-        lines += table(["model", "retention", "drop, points", "logits, relative error"], rows)
+        lines += table(["model", "kernels", "drop, points", "logits, relative error"], rows)
         rows = [[name, run["batch"], *("yes" if run[x] else "no" for x in ("transfers", "cuda_graph")),
                  f"{run['p50_ms']:.3f}", f"{run['p99_ms']:.3f}", f"{run['images_per_s']:.0f}"]
                 for name, run in every_run(bundle)]  # fmt: skip
         lines += table(["what", "batch", "transfers", "CUDA graph", "p50, ms", "p99, ms", "images/s"], rows)
-        lines += [*(f"- {x['model']}, {x['retention']}: {x['why'].splitlines()[-1]}" for x in bundle["failed"]), ""]
-    for form in record.get("kernel_form", []):
+        lines += [*(f"- {x['model']}, {x['kernels']}: {x['why'].splitlines()[-1]}" for x in bundle["failed"]), ""]
+    for form in record.get("folded_in_pytorch", []):
         lines += [f"## {form['checkpoint']} in PyTorch, FP16, CUDA graph", "", form.get("why", "")]
         rows = [
-            [x["form"], x["batch"], f"{x['p50_ms']:.3f}", f"{x['relative_error']:.1e}"] for x in form.get("rows", [])
+            [x["ops"], x["batch"], f"{x['p50_ms']:.3f}", f"{x['relative_error']:.1e}"] for x in form.get("rows", [])
         ]
         lines += table(["ops by", "batch", "p50, ms", "relative error"], rows)
     return "\n".join(lines)
@@ -219,7 +220,7 @@ def main() -> int:
         "bundles": [],
     }
     if HAS_GPU:
-        record["kernel_form"] = [below_engines(x, args) for x in bundles]
+        record["folded_in_pytorch"] = [below_engines(x, args) for x in bundles]
     for number, path in enumerate(bundles[:1] if args.dry_run else bundles):
         share = (60 * args.minutes - (time.monotonic() - start)) / (1 if args.dry_run else len(bundles) - number)
         record["bundles"].append(run_bundle(path, args, time.monotonic() + share))

@@ -6,8 +6,8 @@ flash-attention tests.
 
 Latency: GPU time of one call between two CUDA events, L2 flushed before each, as a CUDA graph replay so that no form
 pays for Python; `eager` is the public sequence launched operation by operation, as a model does. p50 of the raw
-samples, which the JSON keeps. Floor: the bytes that must move (kernel_forms.moved_bytes) over what a large copy on this
-very card reaches. What the time limit leaves no room for is listed as not measured.
+samples, which the JSON keeps. Floor: the bytes that must move (retention_contenders.moved_bytes) over what a large copy
+on this very card reaches. What the time limit leaves no room for is listed as not measured.
 
 Without a GPU only --dry-run: one small case by Triton's interpreter, marked as such in both files.
 """
@@ -28,21 +28,21 @@ if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
 
 import triton  # noqa: E402
-from kernel_forms import (  # noqa: E402
+from record import header  # noqa: E402
+from retention_contenders import (  # noqa: E402
     Run,
     Shape,
     fused_attention,
-    kernel_form,
-    library_form,
     make_case,
     moved_bytes,
+    run_of_library,
+    run_of_pytorch,
+    run_of_triton,
     softmax_attention,
     stage_shapes,
     tactics_of,
     unfused,
-    unfused_form,
 )
-from record import header  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from rmt_edge.ops.retention.op import retention  # noqa: E402
@@ -87,7 +87,7 @@ def check(shapes: list[Shape], device: str, library: Path | None, seconds: float
         for dtype in (torch.float16, torch.float32):
             case = make_case(shape, dtype, device)
             wanted, limit = expected(case)
-            for name, run in forms_to_check(case, library).items():
+            for name, run in contenders(case, library).items():
                 error = float((run().float() - wanted).abs().max())
                 if error <= (PEER_SLACK * limit if name in PEERS else limit):  # False for NaN
                     passed += 1
@@ -98,11 +98,11 @@ def check(shapes: list[Shape], device: str, library: Path | None, seconds: float
     return {"passed": passed, "failed": failed, "shapes_not_reached": left, "seconds": time.monotonic() - start}
 
 
-def forms_to_check(case: tuple, library: Path | None) -> dict[str, Run]:
-    runs = {"public": unfused_form(case, softmax_attention), "sdpa": unfused_form(case, fused_attention)}
-    runs |= {f"kernels tactic {t}": kernel_form(case, t) for t in tactics_of(case)}
+def contenders(case: tuple, library: Path | None) -> dict[str, Run]:
+    runs = {"public": run_of_pytorch(case, softmax_attention), "sdpa": run_of_pytorch(case, fused_attention)}
+    runs |= {f"kernels tactic {t}": run_of_triton(case, t) for t in tactics_of(case)}
     if library is not None:
-        runs |= {f"library tactic {t}": library_form(library, case, t) for t in tactics_of(case)}
+        runs |= {f"library tactic {t}": run_of_library(library, case, t) for t in tactics_of(case)}
     return runs
 
 
@@ -116,7 +116,7 @@ def expected(case: tuple) -> tuple[torch.Tensor, float]:
     return wanted, 2 * float((own.float() - wanted).abs().max()) + rounding
 
 
-def graph_form(run: Run) -> Run:
+def as_cuda_graph(run: Run) -> Run:
     """The same call as a CUDA graph replay."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -167,23 +167,23 @@ def empty_launch_ms() -> float:
     if not HAS_GPU:
         return 0.0
     tiny = torch.zeros(1, device="cuda")
-    return statistics.median(latencies_ms(graph_form(lambda: tiny.add_(1))))
+    return statistics.median(latencies_ms(as_cuda_graph(lambda: tiny.add_(1))))
 
 
 def measure(case: tuple, library: Path | None, with_compile: bool) -> dict[str, list[float]]:
     """Raw samples of every form of one case."""
-    graphed = graph_form if HAS_GPU else lambda run: run
-    public = unfused_form(case, softmax_attention)
+    graphed = as_cuda_graph if HAS_GPU else lambda run: run
+    public = run_of_pytorch(case, softmax_attention)
     samples = {"eager": latencies_ms(public), "public": latencies_ms(graphed(public))}
-    samples["sdpa"] = latencies_ms(graphed(unfused_form(case, fused_attention)))
+    samples["sdpa"] = latencies_ms(graphed(run_of_pytorch(case, fused_attention)))
     for tactic in tactics_of(case):
-        samples[f"kernels_t{tactic}"] = latencies_ms(graphed(kernel_form(case, tactic)))
+        samples[f"kernels_t{tactic}"] = latencies_ms(graphed(run_of_triton(case, tactic)))
         if library is not None:
-            samples[f"library_t{tactic}"] = latencies_ms(graphed(library_form(library, case, tactic)))
+            samples[f"library_t{tactic}"] = latencies_ms(graphed(run_of_library(library, case, tactic)))
     if with_compile:
         torch._dynamo.reset()
         compiled = torch.compile(unfused, dynamic=False)
-        samples["compiled"] = latencies_ms(graphed(unfused_form(case, softmax_attention, compiled)))
+        samples["compiled"] = latencies_ms(graphed(run_of_pytorch(case, softmax_attention, compiled)))
     return samples
 
 
@@ -262,14 +262,16 @@ def verdicts(record: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--library", type=Path, metavar="FOLDER", help="check and time the plugin library's cubins too")
+    parser.add_argument(
+        "--libraries", type=Path, metavar="FOLDER", help="check and time the plugin library's cubins too"
+    )
     parser.add_argument("--minutes", type=float, default=7.5, help="for all of it (7.5)")
     parser.add_argument("--output", type=Path, default=Path("bench/results"), metavar="FOLDER")
     parser.add_argument("--dry-run", action="store_true", help="a small case on the CPU, to see that the script runs")
     args = parser.parse_args()
     if not HAS_GPU and not args.dry_run:
         parser.error("PyTorch sees no NVIDIA GPU here; --dry-run shows that the script runs")
-    library = load.library_path(args.library) if args.library and HAS_GPU else None
+    library = load.library_path(args.libraries) if args.libraries and HAS_GPU else None
     device, seconds = "cuda" if HAS_GPU else "cpu", 60 * args.minutes
     right = check(correctness_shapes(args.dry_run), device, library, 0.4 * seconds)
     left = seconds - right["seconds"]

@@ -1,83 +1,42 @@
 """The commands that measure, and decide from what was measured."""
 
 import argparse
-import contextlib
-import json
 from pathlib import Path
 
-from rmt_edge.artifact import ENGINE, ONNX, output_folder, read_artifact
 from rmt_edge.cli.options import add_command
-from rmt_edge.errors import RmtEdgeError
 
-PEERS = ("torch", "torch-compile", "torch-max-autotune")
+PEERS = ("torch", "torch-compile", "torch-max-autotune")  # of latency/bench.py, which a test compares
 
 
 def bench(args: argparse.Namespace) -> None:
     """Measure the latency of engines on this GPU, or of ONNX files on this CPU."""
     from rmt_edge.latency.bench import bench as run
-    from rmt_edge.latency.bench import check_files, table
+    from rmt_edge.latency.bench import table
     from rmt_edge.latency.measure import MeasureSettings
+    from rmt_edge.latency.record import read_latency_record
 
-    check_files(args.files, args.batch)
-    if args.peers and args.checkpoint is None:
-        raise RmtEdgeError("--peers is given without --checkpoint.", "PyTorch needs the weights that the files hold.")
     given = {"duration_s": args.duration, "samples": args.samples, "warm_up_s": args.warm_up}
     settings = MeasureSettings(**{key: value for key, value in given.items() if value is not None})
-    output = None if args.output is None else output_folder(args.output)
-    with contextlib.ExitStack() as stack:
-        subjects = [_open(path, args, stack) for path in args.files]
-        peers = [stack.enter_context(x) for x in _peers(subjects, args)]
-        paths = run(subjects, peers, settings, args.transfers, args.cuda_graph, output)
+    paths = run(
+        args.files, args.batch, settings, args.transfers, args.cuda_graph, args.peers or (), args.checkpoint,
+        args.libraries, args.output,
+    )  # fmt: skip
     for path in paths:
-        print(table(json.loads(path.read_text())))
+        print(table(read_latency_record(path)))
     for path in paths:
         print(path)
 
 
-def _open(path: Path, args: argparse.Namespace, stack: contextlib.ExitStack):
-    """A file with its runner, open."""
-    from rmt_edge.latency.bench import Subject, batches_of
-    from rmt_edge.runtime.runner import Runner
-
-    runner: Runner
-
-    if path.suffix == ".engine":
-        from rmt_edge.runtime.open import open_engine
-
-        file = read_artifact(path, ENGINE)
-        runner = stack.enter_context(open_engine(file, args.libraries))
-    else:
-        from rmt_edge.runtime.onnx_runner import OnnxRunner
-
-        file = read_artifact(path, ONNX)
-        runner = stack.enter_context(OnnxRunner(path, file.recipe["precision"]))
-    return Subject(file, runner, batches_of(file, args.batch))
-
-
-def _peers(subjects: list, args: argparse.Namespace) -> list:
-    """PyTorch's runners for the checkpoint and the input size of the files."""
-    if not args.peers:
-        return []
-    from rmt_edge.runtime.torch_runner import peers_of
-
-    checkpoints = {x.file.details["checkpoint"]["sha256"] for x in subjects}
-    shapes = {x.runner.image_shape for x in subjects}
-    if len(checkpoints) > 1 or len(shapes) > 1:
-        raise RmtEdgeError(
-            f"The files are of {len(checkpoints)} checkpoints and {len(shapes)} input sizes.",
-            "--peers measures one model beside them.",
-            "Measure those of one checkpoint and size at a time.",
-        )
-    return peers_of(args.checkpoint, checkpoints.pop(), list(dict.fromkeys(args.peers)), shapes.pop())
-
-
 def verdict(args: argparse.Namespace) -> None:
-    """Say for each batch size whether FP16 or INT8 serves this device better, from what was measured."""
-    from rmt_edge.latency.verdict import NAME, text
+    """Say for each batch size which precision serves this device best, from what was measured."""
+    from rmt_edge.latency.verdict import text
     from rmt_edge.latency.verdict import verdict as run
 
-    print(text(run(args.folder)))
-    print(args.folder / NAME)
+    found = run(args.folder)
+    for x in found:
+        print(text(x.content))
+    for x in found:
+        print(x.path)
 
 
 def add_commands(commands) -> None:

@@ -16,7 +16,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,15 @@ import numpy as np
 from PIL import Image
 
 from rmt_edge.artifact import DATA, parent_of
-from rmt_edge.data.decoding import IMAGE_SUFFIXES, decoded_by_workers, default_workers, fit, no_image, read_image
+from rmt_edge.data.decoding import (
+    IMAGE_SUFFIXES,
+    decode,
+    decoded_by_workers,
+    default_workers,
+    fit,
+    no_image,
+    read_image,
+)
 from rmt_edge.data.draw import Draw, draw
 from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.errors import RmtEdgeError
@@ -158,6 +166,11 @@ def image_count(dataset: Dataset, images: int | None, default: int | None = None
             f"--images is {images}.", f"{dataset.path} holds {len(dataset)}.", "Pass a number from 1 to that."
         )
     return images
+
+
+def read_images(paths: Sequence[str | Path], preprocessing: Preprocessing) -> np.ndarray:
+    """Image files as a network takes them: resized, cropped, scaled. (len(paths), 3, height, width) float32."""
+    return normalise(decode([Path(x) for x in paths], preprocessing), preprocessing)
 
 
 def check_labels(dataset: Dataset, num_classes: int) -> np.ndarray:

@@ -31,12 +31,20 @@ from rmt_edge.artifact import (
     write_json,
 )
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.latency.record import check_fields, machine_identity, read_latency_record, record_path
 from rmt_edge.metrics import hits
 
 KIND = "baseline"
 NAME = "baseline.json"
-# Whose latency a record of a file states; what else it lists (PyTorch beside it) is not the file's.
-_RUNNERS = {ONNX: ("onnxruntime",), ENGINE: ("tensorrt", "tensorrt_rtx")}
+# What the gate reads of each subject, and of each of its latencies.
+_SUBJECT = {
+    "top1_percent": float, "data": dict[str, str], "images": int, "size_bytes": dict[str, int],
+    "latency": list[dict[str, Any]],
+}  # fmt: skip
+_LATENCY = {
+    "file": str, "machine": dict[str, Any], "runner": str, "batch": int, "transfers": bool, "cuda_graph": bool,
+    "p50_ms": float,
+}  # fmt: skip
 logger = logging.getLogger(__name__)
 
 
@@ -59,8 +67,11 @@ def read_baseline(path: Path) -> dict[str, dict[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["kind"] != KIND:
             raise RmtEdgeError(f"{path} is of kind {content['kind']!r}.", f"this step takes {KIND!r}.")
-        for subject in content["subjects"].values():
+        for name, subject in content["subjects"].items():
             subject["hits"] = unpacked(subject["hits"], subject["images"])
+            check_fields(subject, _SUBJECT, name)
+            for run in subject["latency"]:
+                check_fields(run, _LATENCY, f"{name}.latency")
         return content["subjects"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RmtEdgeError(
@@ -101,7 +112,7 @@ def _has_accuracy(manifest: Manifest) -> bool:
 
 
 def _subject(folder: ArtifactFolder, name_of_file: str) -> tuple[str, dict[str, Any]]:
-    """The name of what predicted and what is known about it."""
+    """The name of what predicted, and what is known about it."""
     predictions = folder.read(name_of_file, PREDICTIONS)
     manifest = predictions.manifest
     if not _has_accuracy(manifest):
@@ -157,39 +168,27 @@ def _engines_of(folder: ArtifactFolder, onnx: Artifact) -> list[Artifact]:
 
 
 def _hits(path: Path) -> np.ndarray:
-    """Which images are right. (n,) bool."""
+    """The images that are right, (n,) bool."""
     with np.load(path) as arrays:
         return hits(arrays["classes"][:, :1], arrays["labels"])
 
 
 def _latencies(label: str, file: Artifact) -> list[dict[str, Any]]:
     """The medians in the latency record of a file, each with its machine; none without a record of this very file."""
-    record_path = file.path.with_name(f"{file.path.stem}.latency.json")
-    if not record_path.is_file():
+    path = record_path(file.path)
+    if not path.is_file():
         return []
-    try:
-        record = json.loads(record_path.read_text(encoding="utf-8"))
-        if record["subject"]["sha256"] != file.sha256:
-            logger.warning("%s is of another %s than lies there: left out.", record_path.name, file.path.name)
-            return []
-        machine = machine_facts(record["machine"])
-        return [
-            {"file": label, "machine": machine}
-            | {key: run[key] for key in ("runner", "batch", "transfers", "cuda_graph", "p50_ms")}
-            for run in record["runs"]
-            if run["runner"] in _RUNNERS[file.manifest.kind]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RmtEdgeError(
-            f"{record_path} is not a latency record: {type(error).__name__} {error}.",
-            do="Measure again, or remove it.",
-        ) from error
-
-
-def machine_facts(machine: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for two latencies to be compared: of a machine, all that does not change by itself."""
-    facts = {key: machine.get(key) for key in ("processor", "cpu", "cpus", "board", "power_mode")}
-    return facts | {"gpus": [gpu.get("name") for gpu in machine.get("gpus") or []]}
+    record = read_latency_record(path)
+    if record.subject["sha256"] != file.sha256:
+        logger.warning("%s is of another %s than lies there: left out.", path.name, file.path.name)
+        return []
+    machine = machine_identity(record.machine)
+    return [
+        {"file": label, "machine": machine}
+        | {key: getattr(run, key) for key in ("runner", "batch", "transfers", "cuda_graph", "p50_ms")}
+        for run in record.runs
+        if not run.is_peer  # PyTorch beside it is not the file's
+    ]
 
 
 def packed(hits: np.ndarray) -> str:

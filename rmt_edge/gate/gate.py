@@ -15,6 +15,7 @@ import numpy as np
 from rmt_edge.accuracy.limits import MAX_DROP_POINTS, checked_confidence, checked_max_drop, held_to
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.gate.baseline import read_baseline, results_of, unpacked
+from rmt_edge.latency.record import identity_differences
 from rmt_edge.metrics import drop_interval_points, drop_points, percent
 
 
@@ -149,9 +150,9 @@ def _latency_row(name: str, before: dict[str, Any], now: list[dict[str, Any]], l
     what = ", ".join([f"p50 of {before['file']}", before["runner"], f"batch {before['batch']}", *settings])
     was = f"{before['p50_ms']:.3f} ms"
     alike = [run for run in now if all(run[key] == before[key] for key in keys)]
-    same = [run for run in alike if run["machine"] == before["machine"]]
+    same = [run for run in alike if not identity_differences(before["machine"], run["machine"])]
     if not same:
-        other = f"on another machine ({_differing(before, alike[0])})" if alike else "not measured now"
+        other = f"measured on another machine ({_differing(before, alike[0])})" if alike else "not measured now"
         return Row(name, what, was, note=f"{other}; latency is not compared")
     ratio, limit = same[0]["p50_ms"] / before["p50_ms"], limits.max_latency_ratio
     is_now = f"{same[0]['p50_ms']:.3f} ms"
@@ -159,9 +160,10 @@ def _latency_row(name: str, before: dict[str, Any], now: list[dict[str, Any]], l
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The facts in which two machines differ."""
-    facts = [key for key in before["machine"] if before["machine"][key] != now["machine"].get(key)]
-    return "; ".join(f"{key} {now['machine'].get(key)}, baseline {before['machine'][key]}" for key in facts)
+    """The facts in which two machines differ; TensorRT and the driver choose and run the kernels, and so are among
+    them."""
+    facts = identity_differences(before["machine"], now["machine"])
+    return "; ".join(f"{key} {there}, baseline {here}" for key, (here, there) in facts.items())
 
 
 def table(rows: list[Row]) -> str:

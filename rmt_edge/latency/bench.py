@@ -1,31 +1,31 @@
 """Bench: files measured side by side on this machine, one latency record beside each.
 
-A record (`<stem>.latency.json`) holds every sample, the machine, and the sha256 of the very file that ran.
+A record (`<stem>.latency.json`, record.py) holds every sample, the machine, and the sha256 of the very file that ran.
 """
 
 import contextlib
 import datetime
-import json
-import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmt_edge.artifact import Artifact, versions, written_whole
+from rmt_edge.artifact import ENGINE, ONNX, Artifact, output_folder, read_artifact, versions
 from rmt_edge.device.machine import this_machine
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.measure import MeasureSettings, Point, measure, planned_seconds, points_of, settings_record
+from rmt_edge.latency.record import LatencyRecord, Run, record_path, write_latency_record
 from rmt_edge.latency.sensors import open_sensor
 from rmt_edge.latency.telemetry import Telemetry
 from rmt_edge.progress import progress_bar
+from rmt_edge.runtime.open import open_peers, open_runner
 from rmt_edge.runtime.runner import Runner, check_batch
+from rmt_edge.settings import check_choice
 
-KIND = "latency"
-SUFFIX = ".latency.json"
 ONNX_BATCHES = (1, 8)  # of a file without a device profile, by default
-logger = logging.getLogger(__name__)
+PEERS = ("torch", "torch-compile", "torch-max-autotune")
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,43 @@ class Subject:
     batches: tuple[int, ...]
 
 
-def record_path(path: Path) -> Path:
-    """Where a file's latency record lies."""
-    return path.with_name(f"{path.stem}{SUFFIX}")
+def bench(
+    files: Sequence[Path | str | Artifact],
+    batches: Sequence[int] | None = None,
+    settings: MeasureSettings | None = None,
+    transfers: bool | None = None,
+    cuda_graph: bool | None = None,
+    peers: Sequence[str] = (),
+    checkpoint: Path | str | None = None,
+    libraries: Path | None = None,
+    output: Path | None = None,
+) -> list[Path]:
+    """Measure engines on this GPU and ONNX files on this CPU, in turns, and return the paths of their records.
+
+    batches: those of an engine's device profile by default, or 1 and 8. transfers, cuda_graph: with, without, or (None)
+    both, where the runner has them. peers: of PEERS, PyTorch beside the files, by the weights of `checkpoint`.
+    libraries: see open_engine. output: the folder for the records, which lie beside the files without it.
+    """
+    paths = [x.path if isinstance(x, Artifact) else Path(x) for x in files]
+    check_files(paths, batches)
+    for peer in peers:
+        check_choice("--peers", peer, PEERS)
+    if peers and checkpoint is None:
+        raise RmtEdgeError("--peers is given without --checkpoint.", "PyTorch needs the weights that the files hold.")
+    folder = None if output is None else output_folder(output)
+    kinds = {".engine": ENGINE, ".onnx": ONNX}
+    checked = [read_artifact(x, kinds[path.suffix]) for x, path in zip(files, paths, strict=True)]
+    with contextlib.ExitStack() as stack:
+        subjects = [
+            Subject(file, stack.enter_context(open_runner(file, libraries)), batches_of(file, batches))
+            for file in checked
+        ]
+        beside = peers_beside(subjects, peers, Path(checkpoint)) if peers and checkpoint is not None else []
+        opened = [stack.enter_context(x) for x in beside]
+        return bench_opened(subjects, opened, settings or MeasureSettings(), transfers, cuda_graph, folder)
 
 
-def check_files(paths: list[Path], batches: list[int] | None) -> None:
+def check_files(paths: Sequence[Path], batches: Sequence[int] | None) -> None:
     """Refuse what is given twice, and what no runner takes, before anything is opened."""
     seen: dict[Path, Path] = {}
     for path in paths:
@@ -58,16 +89,29 @@ def check_files(paths: list[Path], batches: list[int] | None) -> None:
     for batch in batches or []:
         if batch < 1:
             raise RmtEdgeError(f"--batch holds {batch}.", "a batch is a whole number of at least 1.")
-        if (batches or []).count(batch) > 1:
+        if list(batches or []).count(batch) > 1:
             raise RmtEdgeError(f"--batch holds {batch} twice.", do="Give each size once.")
 
 
-def batches_of(file: Artifact, asked: list[int] | None) -> tuple[int, ...]:
+def batches_of(file: Artifact, asked: Sequence[int] | None) -> tuple[int, ...]:
     """The batch sizes: those asked for, else those of the device profile that an engine was built with."""
     return tuple(asked or file.details.get("profile", {}).get("batches") or ONNX_BATCHES)
 
 
-def bench(
+def peers_beside(subjects: list[Subject], names: Sequence[str], checkpoint: Path) -> list[Any]:
+    """PyTorch's runners for the checkpoint and the input size of the files, which must agree in both."""
+    checkpoints = {x.file.details["checkpoint"]["sha256"] for x in subjects}
+    shapes = {x.runner.image_shape for x in subjects}
+    if len(checkpoints) > 1 or len(shapes) > 1:
+        raise RmtEdgeError(
+            f"The files are of {len(checkpoints)} checkpoints and {len(shapes)} input sizes.",
+            "--peers measures one model beside them.",
+            "Measure those of one checkpoint and size at a time.",
+        )
+    return open_peers(checkpoint, checkpoints.pop(), list(dict.fromkeys(names)), shapes.pop())
+
+
+def bench_opened(
     subjects: list[Subject],
     peers: list[Runner],
     settings: MeasureSettings,
@@ -75,10 +119,7 @@ def bench(
     cuda_graph: bool | None = None,
     output: Path | None = None,
 ) -> list[Path]:
-    """Measure all files and peers in turns and write a record for each file; returns the records' paths.
-
-    transfers, cuda_graph: None measures with and without. What a GPU runs and what the CPU runs take no turns together.
-    """
+    """As bench, of files and peers that are open. What a GPU and what the CPU runs take no turns together."""
     for subject in subjects:
         for batch in subject.batches:
             check_batch(batch, subject.runner.batches, subject.file.path.name)
@@ -92,14 +133,14 @@ def bench(
     for subject, some in points:
         runs = [measured[id(point)] for point in (*some, *peer_points)]
         path = record_path((output or subject.file.path.parent) / subject.file.path.name)
-        write_record(path, latency_record(subject, runs, settings, machine))
+        write_latency_record(path, _record(subject.file, runs, settings, machine))
         paths.append(path)
     return paths
 
 
-def _measured(points: list[Point], settings: MeasureSettings) -> dict[int, dict[str, Any]]:
+def _measured(points: list[Point], settings: MeasureSettings) -> dict[int, Run]:
     """The run of each point, by the point's id; those on the GPU first, then those on the CPU."""
-    runs: dict[int, dict[str, Any]] = {}
+    runs: dict[int, Run] = {}
     seconds = planned_seconds(len(points), settings)
     with progress_bar(total=seconds, desc="bench", unit="s", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s") as bar:
         for is_gpu in (True, False):
@@ -117,35 +158,22 @@ def _measured(points: list[Point], settings: MeasureSettings) -> dict[int, dict[
     return runs
 
 
-def latency_record(
-    subject: Subject, runs: list[dict[str, Any]], settings: MeasureSettings, machine: dict[str, Any]
-) -> dict[str, Any]:
-    """What a file's record holds."""
-    file = subject.file
-    return {
-        "kind": KIND,
-        "subject": {"name": file.path.name, "sha256": file.sha256, "kind": file.manifest.kind},
-        "recipe": file.recipe,
-        "precision": file.recipe["precision"],
-        "kernels": file.details.get("kernels"),
-        "machine": machine,
-        "settings": settings_record(settings),
-        "runs": runs,
-        "versions": versions(),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """A record as JSON, whole or not at all; lists of numbers on one line, since samples are many."""
-    text = json.dumps(record, indent=2, allow_nan=False)
-    text = re.sub(r"\[[\s\d.,e+-]+\]", lambda x: "[" + " ".join(x[0][1:-1].split()) + "]", text)
-    with written_whole(path) as temporary:
-        temporary.write_text(text + "\n")
+def _record(file: Artifact, runs: list[Run], settings: MeasureSettings, machine: dict[str, Any]) -> LatencyRecord:
+    return LatencyRecord(
+        subject={"name": file.path.name, "sha256": file.sha256, "kind": file.manifest.kind},
+        recipe=file.recipe,
+        precision=file.recipe["precision"],
+        kernels=file.details.get("kernels"),
+        machine=machine,
+        settings=settings_record(settings),
+        runs=runs,
+        versions=versions(),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
-    """The processor's name, where Linux tells it (x86-64)."""
+    """The processor's name, where Linux tells it (on x86-64)."""
     try:
         found = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)
     except OSError:
@@ -153,19 +181,19 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
     return found[1].strip() if found else None
 
 
-def table(record: dict[str, Any]) -> str:
-    """A record as text: a line for each run, then its warnings by the runs' numbers."""
+def table(record: LatencyRecord) -> str:
+    """A record as text has a line for each run, then the warnings by the runs' numbers."""
     header = ("", "runner", "batch", "settings", "p50 ms", "p90 ms", "p99 ms", "images/s", "J/image")
     rows: list[tuple[str, ...]] = [header]
-    for number, run in enumerate(record["runs"], 1):
-        moves = "transfers" if run["transfers"] else ""
-        graph = "CUDA graph" if run["cuda_graph"] else ""
-        energy = (run["telemetry"] or {}).get("energy_per_image_j")
-        name = f"{run['runner']} {run['precision']}".strip()
-        cells = [f"{run[key]:.3f}" for key in ("p50_ms", "p90_ms", "p99_ms")]
+    for number, run in enumerate(record.runs, 1):
+        moves = "transfers" if run.transfers else ""
+        graph = "CUDA graph" if run.cuda_graph else ""
+        energy = (run.telemetry or {}).get("energy_per_image_j")
+        name = f"{run.runner} {run.precision}".strip()
+        cells = [f"{x:.3f}" for x in (run.p50_ms, run.p90_ms, run.p99_ms)]
         rows.append(
-            (str(number), name, str(run["batch"]), ", ".join(x for x in (moves, graph) if x) or "–", *cells,
-             f"{run['images_per_s']:.1f}", f"{energy:.3f}" if energy is not None else "–")
+            (str(number), name, str(run.batch), ", ".join(x for x in (moves, graph) if x) or "–", *cells,
+             f"{run.images_per_s:.1f}", f"{energy:.3f}" if energy is not None else "–")
         )  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
 
@@ -174,6 +202,6 @@ def table(record: dict[str, Any]) -> str:
         cells = zip(row, widths, strict=True)
         return "  ".join(x.ljust(w) if i in (1, 3) else x.rjust(w) for i, (x, w) in enumerate(cells)).rstrip()
 
-    doubts = [f"  ! {number}: {text}" for number, run in enumerate(record["runs"], 1) for text in run["warnings"]]
-    subject = record["subject"]
+    doubts = [f"  ! {number}: {text}" for number, run in enumerate(record.runs, 1) for text in run.warnings]
+    subject = record.subject
     return "\n".join([f"{subject['name']} (sha256 {subject['sha256'][:16]}…)", *map(line, rows), *doubts])

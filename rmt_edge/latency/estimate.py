@@ -1,6 +1,5 @@
 """The estimate of an ONNX file as a record, beside every measurement of its engines that lies in the same folder."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import onnx
 from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifact, read_manifest, versions, write_json
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.latency.record import machine_identity, machine_labels, read_latency_records
 from rmt_edge.latency.roofline import Network, estimate
 
 INT8_WEIGHT = ".weight_int8"  # what graph/network.py calls the initialiser of an INT8 layer
@@ -66,16 +66,18 @@ def measured_beside(folder: Path, onnx_sha256: str, profile: DeviceProfile) -> l
     Runs on another GPU, without a CUDA graph or with transfers are left out: the estimate knows neither.
     """
     found = []
-    for path in sorted(folder.glob("*.latency.json")):
-        record = json.loads(path.read_text())
-        engine = folder / record["subject"]["name"]
-        if record["subject"]["kind"] != ENGINE or not engine.is_file() or not _is_of(engine, onnx_sha256, folder):
+    records = read_latency_records(folder)
+    labels = machine_labels(x.machine for x in records.values())
+    for (path, record), label in zip(records.items(), labels, strict=True):
+        engine = folder / record.subject["name"]
+        if record.subject["kind"] != ENGINE or not engine.is_file() or not _is_of(engine, onnx_sha256, folder):
             continue
-        if not any(gpu["compute_capability"] in profile.compute_capabilities for gpu in record["machine"]["gpus"]):
+        if machine_identity(record.machine)["compute_capability"] not in profile.compute_capabilities:
             continue
-        for run in record["runs"]:
-            if run["runner"].startswith("tensorrt") and run["cuda_graph"] and not run["transfers"]:
-                found.append({"record": path.name, "engine": engine.name} | {k: run[k] for k in ("batch", "p50_ms")})
+        for run in record.runs:
+            if run.is_engine and run.cuda_graph and not run.transfers:
+                facts = {"record": path.name, "engine": engine.name, "machine": label}
+                found.append(facts | {"batch": run.batch, "p50_ms": run.p50_ms})
     return found
 
 

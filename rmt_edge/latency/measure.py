@@ -10,13 +10,14 @@ MLPerf Inference's minima (mlcommons/inference, mlperf.conf): SingleStream 600 s
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
 from rmt_edge.artifact import Artifact
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.percentiles import percentile_ms, summary
+from rmt_edge.latency.record import Run
 from rmt_edge.latency.telemetry import Telemetry, doubts
 from rmt_edge.runtime.engine_runner import EngineRunner
 from rmt_edge.runtime.runner import Runner
@@ -88,8 +89,8 @@ def _settings(option: str, asked: bool | None, known: tuple[bool, ...], name: st
 
 def measure(
     points: list[Point], settings: MeasureSettings, telemetry: Telemetry, on_seconds: Callable[[float], None]
-) -> list[dict[str, Any]]:
-    """Time all points in turns; the `runs` of a latency record, in the order of the points.
+) -> list[Run]:
+    """Time all points in turns and return the runs of a latency record, in the order of the points.
 
     The runners are open, and `telemetry` is too. on_seconds: told of the seconds that were just spent, for a bar.
     """
@@ -104,7 +105,7 @@ def measure(
             for _ in range(TURN_WARM_UPS):
                 point.runner.run()
             _take_turn(point.runner, samples, settings, turn, on_seconds)
-    return [_run_record(x, y, settings, telemetry) for x, y in zip(points, taken, strict=True)]
+    return [_run(x, y, settings, telemetry) for x, y in zip(points, taken, strict=True)]
 
 
 def _run_for(point: Point, seconds: float, on_seconds: Callable[[float], None]) -> None:
@@ -131,26 +132,26 @@ def _take_turn(
     on_seconds(share_s)
 
 
-def _run_record(point: Point, samples: _Samples, settings: MeasureSettings, telemetry: Telemetry) -> dict[str, Any]:
-    """One entry of `runs`: percentiles.summary, and enqueue_p50_ms, the host's part of an inference."""
+def _run(point: Point, samples: _Samples, settings: MeasureSettings, telemetry: Telemetry) -> Run:
+    """What a point's samples say, with the warnings that they deserve."""
     seconds = sum(end - start for start, end in samples.intervals)
-    images = point.batch * len(samples.latency_ms)
     is_gpu = bool(samples.enqueue_ms)
-    run = {
-        "runner": point.runner.name,
-        "precision": point.runner.precision,
-        "clock": point.runner.clock,
-        "batch": point.batch,
-        "transfers": point.transfers,
-        "cuda_graph": point.cuda_graph,
-        "samples_ms": [round(x, 6) for x in samples.latency_ms],
+    run = Run(
+        runner=point.runner.name,
+        precision=point.runner.precision,
+        clock=point.runner.clock,
+        batch=point.batch,
+        transfers=point.transfers,
+        cuda_graph=point.cuda_graph,
+        samples_ms=[round(x, 6) for x in samples.latency_ms],
         **summary(samples.latency_ms, point.batch),
-        "enqueue_p50_ms": percentile_ms(samples.enqueue_ms, 500) if is_gpu else None,
-        "meets_mlperf_minimum": meets_mlperf_minimum(point.batch, len(samples.latency_ms), seconds),
-        "telemetry": telemetry.summary(samples.intervals, images),
-    }
+        enqueue_p50_ms=percentile_ms(samples.enqueue_ms, 500) if is_gpu else None,
+        meets_mlperf_minimum=meets_mlperf_minimum(point.batch, len(samples.latency_ms), seconds),
+        telemetry=telemetry.summary(samples.intervals, point.batch * len(samples.latency_ms)),
+        warnings=[],
+    )
     fix_clocks = telemetry.sensor.fix_clocks if telemetry.sensor else "on a GPU: nvidia-smi -lgc or jetson_clocks"
-    return run | {"warnings": doubts(run, settings.samples, samples.enqueue_ms, fix_clocks, is_gpu)}
+    return replace(run, warnings=doubts(run, settings.samples, fix_clocks))
 
 
 def meets_mlperf_minimum(batch: int, samples: int, seconds: float) -> bool:
@@ -175,4 +176,4 @@ def median_latency_ms(engine: Artifact, trt: ModuleType, batch: int) -> float:
     trt: the backend that built the engine, its plugins loaded.
     """
     with EngineRunner(engine, trt) as runner, Telemetry(None) as telemetry:
-        return measure([Point(runner, batch, cuda_graph=True)], KERNELS_AUTO, telemetry, lambda _: None)[0]["p50_ms"]
+        return measure([Point(runner, batch, cuda_graph=True)], KERNELS_AUTO, telemetry, lambda _: None)[0].p50_ms

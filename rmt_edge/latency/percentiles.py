@@ -7,6 +7,7 @@ definitions: the percentile is the sample of rank floor(n·p) of the sorted n, c
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def coefficient_of_variation(samples: Sequence[float]) -> float:
     return float(values.std() / values.mean())
 
 
-def summary(samples_ms: Sequence[float], batch: int) -> dict[str, float | None]:
+def summary(samples_ms: Sequence[float], batch: int) -> dict[str, Any]:
     """What a record states of the samples of one run. images_per_s: 1000·batch / mean_ms, one batch after another."""
     mean_ms = float(np.mean(samples_ms))
     return {

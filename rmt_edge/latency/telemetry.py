@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.latency.percentiles import percentile_ms
+from rmt_edge.latency.record import Run
 from rmt_edge.latency.sensors import Reading, Sensor
 
 INTERVAL_S = 0.2
@@ -124,7 +124,7 @@ def _spread(values: list[float | None]) -> dict[str, float] | None:
 
 @dataclass
 class Doubts:
-    """Why numbers should not be trusted: each a sentence with the number and what to do."""
+    """Why numbers should not be trusted: each doubt is a sentence with the number, and what to do."""
 
     found: list[str] = field(default_factory=list)
 
@@ -133,13 +133,10 @@ class Doubts:
             self.found.append(f"{what} {do}")
 
 
-def doubts(run: dict[str, Any], asked: int, enqueue_ms: list[float], fix_clocks: str, is_gpu: bool) -> list[str]:
-    """The warnings of a run: its summary (percentiles.summary) with samples_ms, cuda_graph and telemetry.
-
-    asked: samples that it should have. enqueue_ms: the host's part of each. fix_clocks: the sensor's.
-    """
-    found, seen = Doubts(), run["telemetry"] or {}
-    variation = run["coefficient_of_variation"]
+def doubts(run: Run, asked: int, fix_clocks: str) -> list[str]:
+    """The warnings that a run deserves. asked: samples that it should have. fix_clocks: the sensor's."""
+    found, seen = Doubts(), run.telemetry or {}
+    variation = run.coefficient_of_variation
     found.add(
         variation > MAX_VARIATION,
         f"The coefficient of variation is {100 * variation:.1f} % (over {100 * MAX_VARIATION:.1f} %).",
@@ -152,14 +149,14 @@ def doubts(run: dict[str, Any], asked: int, enqueue_ms: list[float], fix_clocks:
         change = (clock["max"] - clock["min"]) / clock["mean"]
         what = f"The clock moved by {100 * change:.0f} %, from {clock['min']:.0f} to {clock['max']:.0f} MHz."
         found.add(change > MAX_CLOCK_CHANGE, what, f"Fix it: {fix_clocks}.")
-    count = len(run["samples_ms"])
+    count = len(run.samples_ms)
     found.add(count < asked, f"There are {count} samples of the {asked} asked for.", "Measure for longer: --duration.")
-    if not is_gpu and seen.get("other_cpu_load") is not None:
-        load = seen["other_cpu_load"]
-        what = f"Other programs took {100 * load:.0f} % of the CPUs (load average {seen['load_average']:.1f})."
-        found.add(load > MAX_OTHER_LOAD, what, "Stop them and measure again.")
-    if enqueue_ms and not run["cuda_graph"]:
-        share = percentile_ms(enqueue_ms, 500) / run["p50_ms"]
+    if run.enqueue_p50_ms is None:
+        if (load := seen.get("other_cpu_load")) is not None:
+            what = f"Other programs took {100 * load:.0f} % of the CPUs (load average {seen['load_average']:.1f})."
+            found.add(load > MAX_OTHER_LOAD, what, "Stop them and measure again.")
+    elif not run.cuda_graph:
+        share = run.enqueue_p50_ms / run.p50_ms
         what = f"Handing the work to the GPU takes {share:.2f} of the latency: the host holds the GPU up."
         found.add(share > MAX_ENQUEUE, what, "Use a CUDA graph (--cuda-graph).")
     return found.found

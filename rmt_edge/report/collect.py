@@ -39,8 +39,9 @@ from rmt_edge.report.records import (
     SEARCH,
     SENSITIVITY,
     read_device_accuracy,
+    read_latencies,
     read_records,
-    read_verdict,
+    read_verdicts,
 )
 
 NAME = "report.md"
@@ -71,9 +72,7 @@ def collect(folder: Path, known: Iterable[Artifact] = ()) -> dict[str, Any]:
     start = time.monotonic()
     if not folder.is_dir():
         raise RmtEdgeError(f"There is no folder {folder}.", do="Pass the folder that `rmt-edge deploy` wrote to.")
-    rows = sorted(
-        _rows(ArtifactFolder(folder, known)), key=lambda row: (PRECISIONS.index(row["precision"]), row["recipe_name"])
-    )
+    rows = sorted(_rows(ArtifactFolder(folder, known)), key=lambda row: (_rank(row["precision"]), row["recipe_name"]))
     if not rows:
         raise RmtEdgeError(f"{folder} holds no ONNX file of rmt-edge.", do="Run `rmt-edge deploy` or `export` first.")
     sources = {row["checkpoint"]["sha256"] for row in rows}
@@ -87,13 +86,19 @@ def collect(folder: Path, known: Iterable[Artifact] = ()) -> dict[str, Any]:
         "rmt_edge": __version__,
         **{key: rows[0][key] for key in ("checkpoint", "variant", "parameters", "num_classes", "preprocessing")},
         "rows": rows,
-        **{kind: read_records(folder, kind, hashes) for kind in (LATENCY, SENSITIVITY, SEARCH, ESTIMATE)},
+        LATENCY: read_latencies(folder, hashes),
+        **{kind: read_records(folder, kind, hashes) for kind in (SENSITIVITY, SEARCH, ESTIMATE)},
         "device_accuracy": read_device_accuracy(folder, used, hashes),
     }
-    content["verdict"] = read_verdict(folder, content[LATENCY])
+    content["verdicts"] = read_verdicts(folder, content[LATENCY])
     content["decision"] = decide(content)
     content["report_seconds"] = round(time.monotonic() - start, 2)
     return content
+
+
+def _rank(precision: str) -> int:
+    """The place of a precision among the candidates; one that this version does not know comes last."""
+    return PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
 
 
 def _without_samples(content: dict[str, Any]) -> dict[str, Any]:

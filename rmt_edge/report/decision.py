@@ -1,17 +1,18 @@
 """The decision of a report: which candidate to deploy, and why, in words.
 
-Between FP16 and INT8 the verdict on measured latencies decides (`rmt-edge verdict`); without one only accuracy can.
+Between FP16 and 8 bits the verdicts on measured latencies decide, one a machine (`rmt-edge verdict`); without one only
+accuracy can.
 """
 
 from typing import Any
 
-from rmt_edge.report.records import machine_name
+from rmt_edge.latency.record import ENGINE_RUNNERS
 
-ENGINE_RUNNERS = ("tensorrt", "tensorrt_rtx")
 ADVICE = (
-    "INT8 is often slower than FP16 at batch 1 on large GPUs; prefer FP16 until a measurement on yours shows INT8 at "
+    "INT8 is often slower than FP16 at batch 1 on large GPUs; prefer FP16 until a measurement on yours shows 8 bits at "
     "least 1.02 times as fast."
 )
+PREFERRED = ("fp16", "fp32")  # by accuracy alone; any other precision comes after them
 
 
 def decide(content: dict[str, Any]) -> dict[str, Any]:
@@ -19,13 +20,11 @@ def decide(content: dict[str, Any]) -> dict[str, Any]:
     rows = content["rows"]
     fit = [row for row in rows if row["accuracy"] and row["accuracy"]["within_max_drop"]]
     losing = [x for x in content["device_accuracy"] if not x["details"].get("within_max_drop", True)]
-    decided = [
-        x | ({"verdict": "neither"} if _takes(x) in {y["subject"].get("name") for y in losing} else {})
-        for x in (content["verdict"] or {}).get("rows", [])
-        if x["runner"] in ENGINE_RUNNERS
-    ]
+    decided = [(x, _decided(x, losing)) for x in content["verdicts"]]
+    decided = [(verdict, found) for verdict, found in decided if found]
     if decided:
-        headline, reasons = _by_verdict(content["verdict"], decided)
+        parts = [_by_verdict(verdict, found, len(decided) > 1) for verdict, found in decided]
+        headline, reasons = " ".join(x for x, _ in parts), [reason for _, some in parts for reason in some]
     else:
         headline, reasons = _by_accuracy(rows, fit)
         reasons += [_unmeasured(content["latency"]), *_estimates(content["estimate"])]
@@ -34,6 +33,13 @@ def decide(content: dict[str, Any]) -> dict[str, Any]:
         "reasons": reasons + _engines_that_lose(losing) + _doubts(fit),
         "candidates": [{"name": row["recipe_name"], "text": candidate_sentence(row)} for row in rows],
     }
+
+
+def _decided(verdict: dict[str, Any], losing: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A verdict's rows on engines; what takes an engine that loses too much on its device takes nothing."""
+    files = {x["subject"].get("name") for x in losing}
+    rows = [x for x in verdict["rows"] if x["runner"] in ENGINE_RUNNERS]
+    return [x | ({"verdict": "neither"} if _takes(x) in files else {}) for x in rows]
 
 
 def how_it_ran(run: dict[str, Any], kernels: str | None = None) -> str:
@@ -68,35 +74,38 @@ def candidate_sentence(row: dict[str, Any]) -> str:
     )
 
 
-def _by_verdict(verdict: dict[str, Any], decided: list[dict[str, Any]]) -> tuple[str, list[str]]:
-    """What the verdict takes for each batch size, and its reasons as it gives them."""
+def _by_verdict(
+    verdict: dict[str, Any], decided: list[dict[str, Any]], is_one_of_several: bool
+) -> tuple[str, list[str]]:
+    """What a verdict takes for each batch size, and its reasons as it gives them."""
     batches: dict[str, list[str]] = {}
     for row in decided:
-        batches.setdefault(row["verdict"], []).append(str(row["batch"]))
-    machine = machine_name(verdict.get("machine"))
-    taken = [f"{name} at batch {_and(found)}" for name, found in batches.items() if name in ("fp16", "int8")]
+        if _takes(row) is not None:
+            batches.setdefault(row["verdict"], []).append(str(row["batch"]))
+    machine = verdict["name"]
+    taken = [f"{name} at batch {_and(found)}" for name, found in batches.items()]
     headline = f"On {machine}, deploy {'; '.join(taken)}." if taken else f"Deploy nothing on {machine} yet."
     reasons = []
     for row in decided:
-        files = [row[key]["file"] for key in ("fp16", "int8") if key in row]
         ratio = ""
         if "speedup" in row:
-            low, high = row["speedup_interval"]
-            ratio = f" p50 of FP16 over INT8: {row['speedup']:.3f}, 95 % interval {low:.3f} to {high:.3f}"
-            ratio += f" ({' against '.join(files)})."
+            (low, high), fp16, reduced = row["speedup_interval"], row["fp16"], row["reduced"]
+            ratio = f" p50 of FP16 over {reduced['precision'].upper()}: {row['speedup']:.3f}, 95 % interval "
+            ratio += f"{low:.3f} to {high:.3f} ({fp16['file']} against {reduced['file']})."
         doubts = f" Warnings of these measurements: {row['warnings']}, below." if row.get("warnings") else ""
         to_do = f" {row['do']}" if row.get("do") else ""
-        reasons.append(f"Batch {row['batch']}, {row['runner']}: {row['reason']}{ratio}{doubts}{to_do}")
+        where = f"{machine}: batch" if is_one_of_several else "Batch"
+        reasons.append(f"{where} {row['batch']}, {row['runner']}: {row['reason']}{ratio}{doubts}{to_do}")
     return headline, reasons
 
 
 def _by_accuracy(rows: list[dict[str, Any]], fit: list[dict[str, Any]]) -> tuple[str, list[str]]:
-    """FP16 where it keeps the allowed drop: half the bytes of FP32, and none of the rounding of INT8."""
+    """FP16 is taken where it keeps the allowed drop: half the bytes of FP32, and none of the rounding of 8 bits."""
     if not any(row["accuracy"] for row in rows):
         return "Nothing can be recommended yet: no candidate is validated.", []
     if not fit:
         return "Deploy none of these: each loses more top-1 than is allowed.", []
-    chosen = min(fit, key=lambda row: ("fp16", "fp32", "int8").index(row["precision"]))
+    chosen = min(fit, key=lambda row: [*PREFERRED, row["precision"]].index(row["precision"]))
     name, accuracy = chosen["recipe_name"], chosen["accuracy"]
     low, high = accuracy["drop_interval_points"]
     reason = (
@@ -117,15 +126,16 @@ def _unmeasured(latency: list[dict[str, Any]]) -> str:
 
 
 def _takes(row: dict[str, Any]) -> str | None:
-    """The file that a row of a verdict takes."""
-    return row[row["verdict"]]["file"] if row["verdict"] in row else None
+    """The file that a row of a verdict takes, if it takes one."""
+    compared = (row[key] for key in ("fp16", "reduced") if key in row)
+    return next((x["file"] for x in compared if x["precision"] == row["verdict"]), None)
 
 
 def _engines_that_lose(losing: list[dict[str, Any]]) -> list[str]:
     """Engines that on their device lose more than was allowed, whatever their ONNX file keeps."""
     return [
         f"The engine {x['subject'].get('name')} itself loses {x['details']['drop_points']:+.2f} points on "
-        f"{machine_name(x['machine'])}: more than the {x['details']['max_drop_points']:g} allowed. Do not deploy it."
+        f"{x['on']}: more than the {x['details']['max_drop_points']:g} allowed. Do not deploy it."
         for x in losing
     ]
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from rmt_edge.artifact import ENGINE, ONNX
 from rmt_edge.report.decision import how_it_ran, is_peer
-from rmt_edge.report.records import machine_name
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -108,7 +107,8 @@ def definitions(content: dict[str, Any]) -> list[str]:
         lines += [
             f"Accuracy: of the ONNX file with the same weights, on {validated['images']:,} images through "
             f"{validated['runtime']}; not of the engine, which needs its GPU. An engine with plugins was built from "
-            f"that file's plugin form, which was checked against PyTorch at export: relative error {_form_errors(content)}.",
+            f"that file's plugin form, which was checked against PyTorch at export: relative error "
+            f"{_form_errors(content)}.",
             "Top-1, top-5: the share of images whose label has the largest logit, or one of the five largest.",
             "Drop: top-1 of the float32 PyTorch model minus top-1 of this file on the same images; its interval is "
             "paired per image. Agreement: images on which both name the same class first.",
@@ -169,7 +169,7 @@ def latency_rows(records: list[dict[str, Any]]) -> list[list[str]]:
             *(number(run, key, "{:.3f} ms") for key in ("p50_ms", "p90_ms", "p99_ms")),
             number(run, "coefficient_of_variation", "{:.3f}"),
             number(run, "images_per_s", "{:,.0f}"),
-            machine_name(record["machine"]),
+            record["on"],
         ]
         for record in records
         for run in record["runs"]
@@ -191,7 +191,7 @@ def device_rows(content: dict[str, Any]) -> list[list[str]]:
                 "–" if drop is None else f"{drop:+.2f}",
                 "–" if low is None else f"{low:+.2f} to {high:+.2f}",
                 f"{details['agreement_percent']:.2f} %" if "agreement_percent" in details else "–",
-                machine_name(x["machine"]),
+                x["on"],
                 x["subject"].get("name", "–"),
             ]
         )

@@ -6,7 +6,6 @@ from rmt_edge.artifact import ENGINE, ONNX
 from rmt_edge.report.blocks import Block, Listing, Missing, Plot, Prose, Table, plot
 from rmt_edge.report.figures import bars, drops
 from rmt_edge.report.markdown import comparison
-from rmt_edge.report.records import machine_name
 
 LOST = "points of top-1 lost"
 
@@ -15,22 +14,23 @@ def decision(content: dict[str, Any]) -> list[Block]:
     """What to deploy in a sentence, why, and what each candidate's accuracy says."""
     found = content["decision"]
     blocks: list[Block] = [Prose(found["headline"], is_headline=True), Listing(found["reasons"])]
-    if content["verdict"]:
-        blocks.append(_verdict(content["verdict"]))
+    blocks += [_verdict(x) for x in content["verdicts"]]
     blocks.append(Listing([f"{x['name']}: {x['text']}" for x in found["candidates"]], "Each candidate"))
     return blocks
 
 
 def _verdict(verdict: dict[str, Any]) -> Table:
-    """Every row of the verdict, other runners than engines included."""
-    header = ["runner", "batch", "verdict", "FP16, p50", "INT8, p50", "FP16 over INT8", "95 % interval", "why"]
+    """Every row of a verdict, other runners than engines included."""
+    header = ["runner", "batch", "verdict", "FP16, p50", "against", "its p50", "FP16 over it", "95 % interval", "why"]
     rows = []
     for x in verdict["rows"]:
-        times = [f"{x[key]['p50_ms']:.3f} ms" if key in x else "–" for key in ("fp16", "int8")]
+        fp16, against = x.get("fp16"), x.get("reduced")
+        times = [f"{fp16['p50_ms']:.3f} ms" if fp16 else "–", against["precision"] if against else "–"]
+        times.append(f"{against['p50_ms']:.3f} ms" if against else "–")
         low, high = x.get("speedup_interval", (None, None))
         ratio = ["–", "–"] if low is None else [f"{x['speedup']:.3f}", f"{low:.3f} to {high:.3f}"]
         rows.append([x["runner"], str(x["batch"]), x["verdict"], *times, *ratio, x["reason"]])
-    return Table(header, rows, f"The verdict on what was measured on {machine_name(verdict.get('machine'))}")
+    return Table(header, rows, f"The verdict on what was measured on {verdict['name']}")
 
 
 def side_by_side(content: dict[str, Any]) -> list[Block]:

@@ -9,7 +9,6 @@ from rmt_edge.report.decision import how_it_ran, is_peer
 from rmt_edge.report.figures import Point, ecdf, front
 from rmt_edge.report.figures import pareto as draw_pareto
 from rmt_edge.report.markdown import DEVICE_HEADER, LATENCY_HEADER, device_rows, latency_rows
-from rmt_edge.report.records import machine_name
 
 BENCH = "rmt-edge bench FILE.engine FILE.engine --peers torch torch-compile --checkpoint CHECKPOINT, on the device"
 # Keys of a run's telemetry, and what they are called.
@@ -48,7 +47,7 @@ def groups_of(content: dict[str, Any]) -> dict[tuple[str, int], Group]:
         # The engine's own accuracy where it was measured; else that of the ONNX file with its weights.
         accuracy = on_device.get(record["subject"]["sha256"]) or (row["accuracy"] if row else None)
         for run in _fastest(record["runs"]):
-            points, peers = groups.setdefault((machine_name(record["machine"]), run["batch"]), ([], []))
+            points, peers = groups.setdefault((record["on"], run["batch"]), ([], []))
             how = how_it_ran(run, record.get("kernels"))
             if is_peer(run):
                 if (how, run["p50_ms"]) not in peers:  # it stands in the record of every file measured beside it
@@ -158,7 +157,7 @@ def latency(content: dict[str, Any]) -> list[Block]:
     for record in content["latency"]:
         for run in record["runs"]:
             if run.get("samples_ms"):
-                key = (machine_name(record["machine"]), run["batch"])
+                key = (record["on"], run["batch"])
                 sampled.setdefault(key, []).append((_what(record, run).rpartition(", ")[0], run))
     for (machine, batch), runs in sampled.items():
         for start in range(0, len(runs), CURVES):
@@ -224,11 +223,9 @@ def _reading(value: Any) -> str:
 
 def devices(content: dict[str, Any]) -> list[Block]:
     """Accuracy of engines, measured where they run, and the machines of all records."""
-    machines = {
-        machine_name(x["machine"]): x["machine"]
-        for x in (*content["latency"], *content["device_accuracy"])
-        if x.get("machine")
-    }
+    machines: dict[str, dict[str, Any]] = {}
+    for x in (*content["latency"], *content["device_accuracy"]):
+        machines.setdefault(x["on"], x["machine"])
     blocks: list[Block] = []
     if content["device_accuracy"]:
         blocks.append(Table(list(DEVICE_HEADER), device_rows(content), "Accuracy of the engine itself"))

@@ -10,50 +10,87 @@ from typing import Any
 
 from rmt_edge.artifact import PREDICTIONS, SOURCE
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.latency.candidates import check_accuracy
+from rmt_edge.latency.record import (
+    KIND,
+    check_fields,
+    check_machine,
+    check_present,
+    machine_labels,
+    machine_name,
+    read_json_record,
+    read_latency_records,
+)
+from rmt_edge.latency.verdict import SUFFIX
 
-LATENCY, SENSITIVITY, SEARCH, ESTIMATE = "latency", "sensitivity", "search", "estimate"
-VERDICT = "verdict.json"
-# Keys without which a record says nothing; a group, candidate or run without one of its own is refused with it.
-_NEEDED = {
-    LATENCY: ({"subject", "recipe", "machine", "runs"}, "runs", {"runner", "batch", "p50_ms"}),
-    SENSITIVITY: ({"checkpoint", "groups"}, "groups", {"group", "by", "layers", "drop_points"}),
-    SEARCH: ({"checkpoint", "device", "batch", "candidates"}, "candidates", {"name", "estimated_latency_ms"}),
-    ESTIMATE: ({"subject", "recipe", "device", "estimates"}, "estimates", {"batch", "latency_ms"}),
+LATENCY, SENSITIVITY, SEARCH, ESTIMATE = KIND, "sensitivity", "search", "estimate"
+_FILE = {"name": str, "sha256": str}
+_ITEMS = list[dict[str, Any]]
+# What a record must say, with its types: of itself, the name of its items, and what each of them must say.
+_NEEDED: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
+    SENSITIVITY: (
+        {"checkpoint": dict[str, str], "groups": _ITEMS},
+        "groups",
+        {"group": str, "by": str, "layers": list[str], "drop_points": float | None, "agreement_percent": float},
+    ),
+    SEARCH: (
+        {"checkpoint": dict[str, str], "device": str, "batch": int, "candidates": _ITEMS},
+        "candidates",
+        {"name": str, "estimated_latency_ms": float},
+    ),
+    ESTIMATE: (
+        {"subject": dict[str, str], "recipe": dict[str, Any], "device": dict[str, Any], "estimates": _ITEMS},
+        "estimates",
+        {"batch": int, "latency_ms": float},
+    ),
 }
+_NAMED = {"name": str}
+# What an item may say, where it does.
+_OPTIONAL = {
+    "drop_points": float | None, "drop_interval_points": list[float] | None, "predicted_drop_points": float | None,
+    "measured_latency_ms": float | None, "kl_nats": float | None,
+}  # fmt: skip
+
+
+def read_latencies(folder: Path, known: dict[str, str]) -> list[dict[str, Any]]:
+    """The latency records of a folder as report.json holds them, each with its "file" and its machine's name, by
+    file name.
+
+    known: name and sha256 of the files that lie here, of which a record must be if it names one of them.
+    """
+    found = []
+    records = read_latency_records(folder)
+    labels = machine_labels(x.machine for x in records.values())
+    for (path, record), label in zip(records.items(), labels, strict=True):
+        _check_subject(path, record.subject, known)
+        found.append({"file": path.name, "on": label} | record.to_dict())
+    return found
 
 
 def read_records(folder: Path, kind: str, known: dict[str, str]) -> list[dict[str, Any]]:
-    """The records of a kind, by file name, each with its "file". known: name and sha256 of the files that lie here."""
+    """The records of another kind, by file name, each with its "file". known: see read_latencies."""
     found = []
     for path in sorted(folder.glob(f"*.{kind}.json")):
-        record = read_json(path)
-        if record.get("kind") != kind:
+        expected, items, of_item = _NEEDED[kind]
+        try:
+            record = read_json_record(path, kind)
+            check_fields(record, expected)
+            for i, item in enumerate(record[items]):
+                check_fields(item, of_item, f"{items}[{i}]")
+                check_present(item, _OPTIONAL, f"{items}[{i}]")
+            for name in {"subject", "checkpoint"} & set(expected):
+                check_fields(record[name], _FILE, name)
+            for name in ("recipe", "device") if kind == ESTIMATE else ():
+                check_fields(record[name], _NAMED, name)
+        except ValueError as error:
             raise RmtEdgeError(
-                f"{path} is of kind {record.get('kind')!r}.", f"by its name it is {kind!r}.", "Remove it."
-            )
-        needed, items, of_item = _NEEDED[kind]
-        missing = needed - set(record)
-        for item in record.get(items, []):
-            missing |= {f"{items}.{key}" for key in of_item - set(item)}
-        if missing:
-            raise RmtEdgeError(
-                f"{path} lacks {', '.join(sorted(missing))}.", do="Make it again with this version of rmt-edge."
-            )
+                f"{path} is not a record of kind {kind!r}: {error}.",
+                do="Make it again with this version of rmt-edge, or remove it.",
+            ) from error
         for about in (record.get("subject"), record.get("checkpoint")):
             _check_subject(path, about, known)
         found.append({"file": path.name} | record)
     return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RmtEdgeError(f"{path} is not JSON: {error}.", do="Remove it or make it again.") from error
-    if not isinstance(value, dict):
-        raise RmtEdgeError(f"{path} holds a {type(value).__name__}.", "a record is an object.", "Remove it.")
-    return value
 
 
 def read_device_accuracy(folder: Path, used: set[str], known: dict[str, str]) -> list[dict[str, Any]]:
@@ -63,21 +100,29 @@ def read_device_accuracy(folder: Path, used: set[str], known: dict[str, str]) ->
     """
     found = []
     for path in sorted(folder.glob("*.predictions.npz.json")):
-        manifest = read_json(path)
-        if manifest.get("name") in used or manifest.get("kind") != PREDICTIONS:
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            check_fields(manifest, {"name": str, "kind": str, "parents": list[dict[str, str]]})
+            check_fields(manifest, {"details": dict[str, Any], "recipe": dict[str, Any]})
+        except (ValueError, RecursionError) as error:
+            what = f"{path} is not a manifest of predictions: {error}."
+            raise RmtEdgeError(what, do="Remove it, or validate again: rmt-edge validate.") from error
+        details = manifest["details"]
+        if manifest["name"] in used or manifest["kind"] != PREDICTIONS:
             continue
-        details = manifest.get("details", {})
         if "top1_percent" not in details or "machine" not in details:
             continue
-        subject: dict[str, str] = next((x for x in manifest.get("parents", []) if x.get("role") == SOURCE), {})
+        check_accuracy(manifest["name"], details)
+        subject: dict[str, str] = next((x for x in manifest["parents"] if x.get("role") == SOURCE), {})
         _check_subject(path, subject, known)
         found.append(
             {
                 "file": path.name,
                 "subject": subject,
-                "recipe": manifest.get("recipe", {}),
+                "recipe": manifest["recipe"],
                 "details": details,
-                "machine": details.get("machine"),
+                "machine": details["machine"],
+                "on": machine_name(details["machine"]),
                 "versions": manifest.get("versions", {}),
                 "created": manifest.get("created", ""),
             }
@@ -85,35 +130,43 @@ def read_device_accuracy(folder: Path, used: set[str], known: dict[str, str]) ->
     return found
 
 
-def read_verdict(folder: Path, latency: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The verdict on the latencies of this folder; None where there is none. One on other measurements is refused."""
-    path = folder / VERDICT
-    if not path.is_file():
-        return None
-    verdict = read_json(path)
-    if verdict.get("kind") != "verdict" or not isinstance(verdict.get("rows"), list):
-        raise RmtEdgeError(f"{path} is no verdict.", do="Make it again: rmt-edge verdict.")
+def read_verdicts(folder: Path, latency: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The verdicts on the latencies of this folder, one a machine. One on other measurements is refused."""
     known = {(x["subject"]["name"], run["batch"], run["p50_ms"]) for x in latency for run in x["runs"]}
-    for row in verdict["rows"]:
-        for compared in (row[key] for key in ("fp16", "int8") if key in row):
-            if (compared["file"], row["batch"], compared["p50_ms"]) not in known:
-                raise RmtEdgeError(
-                    f"{path} compares {compared['file']} at {compared['p50_ms']:g} ms, batch {row['batch']}, which no "
-                    "latency record here holds.",
-                    "it is of other measurements.",
-                    "Make it again: rmt-edge verdict.",
-                )
+    found = []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            verdict = _checked_verdict(path)
+        except ValueError as error:
+            raise RmtEdgeError(f"{path} is no verdict: {error}.", do="Make it again: rmt-edge verdict.") from error
+        for row in verdict["rows"]:
+            for compared in (row[key] for key in ("fp16", "reduced") if key in row):
+                if (compared["file"], row["batch"], compared["p50_ms"]) not in known:
+                    raise RmtEdgeError(
+                        f"{path} compares {compared['file']} at {compared['p50_ms']:g} ms, batch {row['batch']}, which "
+                        "no latency record here holds.",
+                        "it is of other measurements.",
+                        "Make it again: rmt-edge verdict.",
+                    )
+        found.append({"file": path.name} | verdict)
+    return found
+
+
+def _checked_verdict(path: Path) -> dict[str, Any]:
+    verdict = read_json_record(path, "verdict")
+    check_fields(verdict, {"name": str, "machine": dict[str, Any], "rows": list[dict[str, Any]]})
+    check_machine(verdict["machine"])
+    for i, row in enumerate(verdict["rows"]):
+        where = f"rows[{i}]"
+        check_fields(row, {"runner": str, "batch": int, "verdict": str, "reason": str, "do": str}, where)
+        if "speedup" not in row:
+            continue
+        check_fields(row, {"speedup": float, "speedup_interval": list[float], "fp16": Any, "reduced": Any}, where)
+        if len(row["speedup_interval"]) != 2:
+            raise ValueError(f"{where}.speedup_interval has no two ends")
+        for key in ("fp16", "reduced"):
+            check_fields(row[key], {"file": str, "precision": str, "p50_ms": float}, f"{where}.{key}")
     return verdict
-
-
-def machine_name(machine: dict[str, Any] | None) -> str:
-    """What people call a machine: its board, else its first GPU, else its processor."""
-    if not machine:
-        return "machine not recorded"
-    gpus = machine.get("gpus") or []
-    name = machine.get("board") or (gpus[0].get("name") if gpus else None) or machine.get("processor") or "unnamed"
-    mode = machine.get("power_mode")
-    return f"{name}, {mode}" if mode else str(name)
 
 
 def _check_subject(path: Path, about: dict[str, Any] | None, known: dict[str, str]) -> None:

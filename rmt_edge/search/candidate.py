@@ -1,6 +1,5 @@
 """Candidates of the search: which layers are in INT8, and how long that takes on the device."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,14 @@ from typing import Any
 
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.latency.record import (
+    SETTINGS,
+    LatencyRecord,
+    identity_differences,
+    machine_identity,
+    read_latency_record,
+    same_machine,
+)
 from rmt_edge.latency.roofline import Network, latency_ms
 from rmt_edge.quantization.recipe import QuantizationRecipe
 
@@ -40,40 +47,48 @@ def measured_candidates(
 ) -> list[Candidate]:
     """One candidate for each record of `rmt-edge bench` of an engine, with its median latency at that batch.
 
-    The record's recipe says which layers are in INT8. All records are of one kind of GPU; runs with transfers do not
-    count.
+    The record's recipe says which layers are in INT8. All records are of one machine, and all medians of one setting:
+    with a CUDA graph, if every engine was measured so, else without; runs with transfers do not count.
     """
-    found: list[Candidate] = []
-    gpus = {}
-    for path in records:
-        record = _read(path)
-        try:
-            recipe = QuantizationRecipe(**record["recipe"])
-            runs = [x for x in record["runs"] if x["runner"].startswith("tensorrt") and not x["transfers"]]
-            medians = {x["batch"]: x["p50_ms"] for x in runs}
-            gpus[path.name] = [gpu["name"] for gpu in record["machine"]["gpus"]]
-        except (KeyError, TypeError) as error:
-            raise RmtEdgeError(f"{path} is not a record of measured latency: {error!r}.") from error
-        if batch not in medians:
-            known = ", ".join(str(x) for x in sorted(medians)) or "none"
+    read = {path: read_latency_record(path) for path in records}
+    first = records[0]
+    for path, record in read.items():
+        if not same_machine(record.machine, read[first].machine):
+            ours, theirs = (machine_identity(read[x].machine) for x in (first, path))
+            facts = "; ".join(f"{key}: {x} and {y}" for key, (x, y) in identity_differences(ours, theirs).items())
             raise RmtEdgeError(
-                f"{path} has no run of an engine at batch {batch}.", f"it has batches: {known}.", "Pass --batch."
+                f"{first.name} and {path.name} are of different machines ({facts}).",
+                "latencies are compared on one machine, in one power mode and with one TensorRT.",
+                "Pass records of one device, measured in one command: rmt-edge bench FILE FILE.",
             )
+    medians = _medians(read, batch)
+    found: list[Candidate] = []
+    for path, record in read.items():
+        try:
+            recipe = QuantizationRecipe(**record.recipe)
+        except TypeError as error:
+            raise RmtEdgeError(f"{path} holds no recipe of rmt-edge: {error}.", do="Measure again.") from error
         layers = frozenset(recipe.int8_layers(network.variant))
         estimated = latency_ms(network, profile, batch, set(layers))
-        found.append(Candidate(f"recipe {recipe.name} of {path.name}", layers, estimated, medians[batch]))
-    if len({str(x) for x in gpus.values()}) > 1:
-        raise RmtEdgeError(
-            f"The records are of several GPUs: {gpus}.", "latencies are compared on one.", "Pass records of one device."
-        )
+        found.append(Candidate(f"recipe {recipe.name} of {path.name}", layers, estimated, medians[path]))
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RmtEdgeError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(record, dict) or record.get("kind") != "latency":
-        raise RmtEdgeError(f"{path} is not a record of measured latency.", "`rmt-edge bench` writes *.latency.json.")
-    return record
+def _medians(read: dict[Path, LatencyRecord], batch: int) -> dict[Path, float]:
+    """The median of each record's engine at that batch, all in the same setting."""
+    settings = [x for x in SETTINGS if not x[0]]
+    runs = {path: [x for x in record.runs if x.is_engine and x.setting in settings] for path, record in read.items()}
+    for path, some in runs.items():
+        if batch not in {x.batch for x in some}:
+            known = ", ".join(str(x) for x in sorted({x.batch for x in some})) or "none"
+            raise RmtEdgeError(
+                f"{path} has no run of an engine at batch {batch}.", f"it has batches: {known}.", "Pass --batch."
+            )
+    for setting in settings:
+        alike = {p: [x.p50_ms for x in some if (x.batch, x.setting) == (batch, setting)] for p, some in runs.items()}
+        if all(alike.values()):
+            return {path: times[0] for path, times in alike.items()}
+    raise RmtEdgeError(
+        f"The engines were not measured alike at batch {batch}: some only as a CUDA graph, others only without.",
+        do="Measure them again with one setting: rmt-edge bench FILE FILE --cuda-graph.",
+    )

@@ -56,7 +56,7 @@ def test_the_engines_script_runs_dry_and_says_so(tmp_path, checkpoint, images, o
     record = json.loads((tmp_path / "engines_dry_run.json").read_text())
     (bundle,) = record["bundles"]
     assert record["dry_run"] and record["probe"] == "not tried" and bundle["failed"] == []
-    built = {(row["model"], row["retention"]) for row in bundle["rows"]}
+    built = {(row["model"], row["kernels"]) for row in bundle["rows"]}
     assert built == {(x.name, y) for x in models for y in ("plugin", "native")}
     assert {run["runner"] for x in bundle["latency"] for run in x["runs"]} == {"onnxruntime", "torch eager"}
     assert {run["batch"] for x in bundle["latency"] for run in x["runs"]} == {1, 2}

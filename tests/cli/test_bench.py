@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of, versions
-from rmt_edge.bundle import validate as engine_accuracy
 from rmt_edge.cli import main
-from rmt_edge.device import preflight
 from rmt_edge.device.machine import has_gpu
+from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency import measure as latency
-from rmt_edge.latency.bench import write_record
+from rmt_edge.latency.bench import PEERS, bench
+from rmt_edge.latency.record import read_latency_record
 from rmt_edge.latency.sensors import Reading
 from rmt_edge.latency.telemetry import Telemetry
 from rmt_edge.runtime import engine_runner
+from rmt_edge.runtime import open as opening
 from tests import standins
 
 QUICK = ["--duration", "0.1", "--samples", "4", "--warm-up", "0.01"]
@@ -34,7 +35,7 @@ def files(onnx_files, tmp_path) -> dict[str, Path]:
 
 
 def refused(capsys, *arguments) -> str:
-    assert main(["bench", *map(str, arguments)]) == 1
+    assert main(["bench", *map(str, arguments)]) == 2
     return capsys.readouterr().err
 
 
@@ -45,7 +46,7 @@ def test_onnx_files_are_measured_side_by_side(files, capsys):
     assert "nano.fp16.onnx (sha256" in out and "onnxruntime int8" in out
     for name, path in files.items():
         record = json.loads(path.with_suffix(".latency.json").read_text())
-        assert record["kind"] == "latency" and record["precision"] == name and record["retention"] is None
+        assert record["kind"] == "latency" and record["precision"] == name and record["kernels"] is None
         assert record["subject"] == {"name": path.name, "sha256": sha256_of(path), "kind": "ONNX model"}
         assert record["settings"]["duration_s"] == 0.1 and record["settings"]["samples"] == 4
         assert record["machine"]["processor"] and record["versions"] == versions()
@@ -80,13 +81,6 @@ def test_the_record_goes_where_output_says(files, tmp_path, capsys):
     assert not list(tmp_path.glob("*.latency.json"))
 
 
-def test_a_long_record_stays_readable(tmp_path):
-    record = {"samples_ms": [1.0, 2.5e-05, -3.0], "names": ["a", "b"], "empty": [], "text": "[1,\n2]"}
-    write_record(tmp_path / "x.json", record)
-    text = (tmp_path / "x.json").read_text()
-    assert json.loads(text) == record and '"samples_ms": [1.0, 2.5e-05, -3.0]' in text
-
-
 @pytest.fixture
 def device(monkeypatch):
     """A GPU of stand-ins with a sensor on paper, and TensorRT as `engine.load_backend` finds it."""
@@ -95,9 +89,9 @@ def device(monkeypatch):
     monkeypatch.setattr(engine_runner, "load_cuda", lambda: standins.pycuda_driver(gpu))
     monkeypatch.setattr(engine_runner, "load_driver", lambda: driver)
     monkeypatch.setattr(
-        preflight, "check_engine", lambda path, library=None: gpu.calls.append(f"preflight {path.name}")
+        opening, "check_engine", lambda engine, library=None: gpu.calls.append(f"preflight {engine.path.name}")
     )
-    monkeypatch.setattr(engine_accuracy, "load_backend", lambda name: trt if name == "tensorrt" else None)
+    monkeypatch.setattr(opening, "load_backend", lambda name: trt if name == "tensorrt" else None)
 
     class Paper:
         name, fix_clocks = "paper", "sudo jetson_clocks"
@@ -113,7 +107,7 @@ def test_engines_are_measured_with_and_without_transfers_and_graphs(device, tmp_
     paths = [standins.write_engine(tmp_path / f"x.{name}.orin.engine", precision=name) for name in ("fp16", "int8")]
     assert main(["bench", *map(str, paths), *QUICK]) == 0
     record = json.loads((tmp_path / "x.int8.orin.latency.json").read_text())
-    assert record["precision"] == "int8" and record["retention"] == "native"
+    assert record["precision"] == "int8" and record["kernels"] == "native"
     # The batches are those of the device profile in the engine's manifest.
     settings = [(x["batch"], x["transfers"], x["cuda_graph"]) for x in record["runs"]]
     assert settings == [(b, t, g) for b in (1, 4) for t in (False, True) for g in (False, True)]
@@ -123,6 +117,24 @@ def test_engines_are_measured_with_and_without_transfers_and_graphs(device, tmp_
         assert run["telemetry"]["power_w"] == 20 and run["telemetry"]["energy_per_image_j"] > 0
     assert not device.memory and not device.context_is_current and "closed" in device.calls
     assert "CUDA graph" in capsys.readouterr().out
+
+
+def test_a_notebook_measures_files_by_one_call(files, tmp_path):
+    quick = latency.MeasureSettings(0.1, 4, 0.01)
+    found = bench([files["fp16"], str(files["int8"])], (2,), quick, output=tmp_path / "out")
+    assert found == [tmp_path / "out" / f"nano.{name}.latency.json" for name in ("fp16", "int8")]
+    for path, name in zip(found, ("fp16", "int8"), strict=True):
+        (run,) = read_latency_record(path).runs
+        assert (run.runner, run.precision, run.batch) == ("onnxruntime", name, 2)
+
+
+def test_peers_have_the_names_that_their_runners_know(files):
+    from rmt_edge.cli import bench as commands
+    from rmt_edge.runtime import torch_runner
+
+    assert PEERS == commands.PEERS == tuple(torch_runner.PEERS)
+    with pytest.raises(RmtEdgeError, match=r"--peers is 'jax'[\s\S]*torch, torch-compile"):
+        bench([files["fp16"]], peers=["jax"])
 
 
 def test_one_setting_can_be_asked_for(device, tmp_path):
@@ -146,16 +158,14 @@ def test_an_engine_is_held_against_the_machine_before_it_is_opened(device, tmp_p
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")
 def test_an_engine_without_a_gpu_says_where_to_go(tmp_path, capsys):
-    path = standins.write_engine(
-        tmp_path / "x.engine", backend={"name": "tensorrt", "version": "10.3.0"}, compute_capabilities=["8.7"]
-    )
+    path = standins.write_engine(tmp_path / "x.engine")
     assert "There is no GPU here" in refused(capsys, path)
 
 
-def test_an_engine_with_plugins_needs_the_library_it_was_built_with(device, tmp_path, capsys):
+def test_an_engine_with_plugins_needs_the_library_it_was_built_with(tmp_path, capsys):
     library = {"name": "librmt_edge_plugin_x86_64.so", "sha256": "0" * 64}
     path = standins.write_engine(tmp_path / "x.engine", plugin_library=library)
-    assert "No plugin library for" in refused(capsys, path, "--libraries", tmp_path)
+    assert "Its plugin library librmt_edge_plugin_x86_64.so is not in" in refused(capsys, path, "--libraries", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,32 @@ import pytest
 
 from rmt_edge.accuracy.limits import judgement
 from rmt_edge.accuracy.predictions import accuracy, write_predictions
-from rmt_edge.artifact import ENGINE, ONNX, PLUGIN_ONNX, manifest_path, parent_of, plugin_form_path, write_manifest
+from rmt_edge.artifact import (
+    CHECKPOINT,
+    DATA,
+    ENGINE,
+    ONNX,
+    PLUGIN_ONNX,
+    SOURCE,
+    SUBSET,
+    parent_of,
+    plugin_form_path,
+    sha256_of,
+    write_manifest,
+)
 from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.gate.baseline import packed, read_baseline, results_of, unpacked, write_baseline
+from rmt_edge.latency.record import record_path
+from tests.latency_records import make_run, write_record
 
 IMAGES = 400
-DATA = {"name": "test.npz", "sha256": "d" * 64}
-CHECKPOINT = {"name": "nano.safetensors", "sha256": "c" * 64}
-ORIN = {"processor": "aarch64", "board": "Jetson AGX Orin", "power_mode": "MAXN", "gpus": [{"name": "Orin"}]}
+TEST_SET = {"name": "test.npz", "sha256": "d" * 64}
+NANO = {"name": "nano.safetensors", "sha256": "c" * 64}
+ORIN = {
+    "processor": "aarch64", "board": "Jetson AGX Orin", "power_mode": "MAXN", "tensorrt": {"tensorrt": "10.3.0"},
+    "gpus": [{"name": "Orin", "compute_capability": "8.7", "driver_version": "540.4.0"}],
+}  # fmt: skip
 
 
 def make_file(path, kind, parents, recipe, size, **details):
@@ -24,7 +41,12 @@ def make_file(path, kind, parents, recipe, size, **details):
     return path
 
 
-def make_predictions(onnx_path, recipe, wrong, data=DATA, subset=None):
+def made_from(path):
+    """A file as the source of another."""
+    return parent_of(path.name, sha256_of(path))
+
+
+def make_predictions(onnx_path, recipe, wrong, data=TEST_SET, subset=None):
     """Predictions of an ONNX file or engine: the reference is right on all images, the file wrong on the first few."""
     labels = np.arange(IMAGES) % 10
     reference = np.stack([labels, (labels + 1) % 10], axis=1).astype(np.int32)
@@ -33,30 +55,29 @@ def make_predictions(onnx_path, recipe, wrong, data=DATA, subset=None):
     details = accuracy(reference, classes, labels) | judgement(reference, classes, labels)
     details |= {"images": IMAGES, "runtime": "ONNX Runtime, CPU"}
     path = onnx_path.parent / f"{onnx_path.stem}{'.subset' if subset else ''}.predictions.npz"
-    parents = [parent_of(onnx_path), CHECKPOINT, data, *([subset] if subset else [])]
+    parents = [made_from(onnx_path), NANO | {"role": CHECKPOINT}, data | {"role": DATA}]
+    parents += [subset | {"role": SUBSET}] if subset else []
     scores = np.ones(classes.shape, np.float32)
     write_predictions(path, classes, parents, recipe, details, 0, scores, labels)
     return path
 
 
 def make_latency(path, p50_ms, machine=ORIN, runner="tensorrt"):
-    run = {"runner": runner, "batch": 1, "transfers": False, "cuda_graph": True, "p50_ms": p50_ms}
-    subject = {"name": path.name, "sha256": parent_of(path)["sha256"], "kind": ENGINE}
-    record = {"kind": "latency", "subject": subject, "machine": machine, "runs": [run, run | {"runner": "torch eager"}]}
-    path.with_name(f"{path.stem}.latency.json").write_text(json.dumps(record))
+    runs = [make_run([p50_ms], runner=x, cuda_graph=x == runner) for x in (runner, "torch eager")]
+    write_record(record_path(path), path.name, runs, sha256_of(path), machine=machine)
 
 
 def make_results(folder, wrong=4, p50_ms=2.0, engine_size=3000, onnx_size=1000, name="nano", **options):
     """A folder as deploy and bench leave it: an INT8 ONNX file, its engine from its plugin form, both records."""
     folder.mkdir(exist_ok=True)
     recipe = {"name": "int8", "precision": "int8"}
-    onnx = make_file(folder / f"{name}.int8.onnx", ONNX, [CHECKPOINT], recipe, onnx_size, checkpoint=CHECKPOINT)
-    plugin = make_file(plugin_form_path(onnx), PLUGIN_ONNX, [parent_of(onnx)], recipe, 900, checkpoint=CHECKPOINT)
+    onnx = make_file(folder / f"{name}.int8.onnx", ONNX, [NANO | {"role": SOURCE}], recipe, onnx_size, checkpoint=NANO)
+    plugin = make_file(plugin_form_path(onnx), PLUGIN_ONNX, [made_from(onnx)], recipe, 900, checkpoint=NANO)
     engine = make_file(
-        folder / f"{name}.int8.orin.plugin.engine", ENGINE, [parent_of(plugin)], recipe, engine_size,
-        checkpoint=CHECKPOINT, profile={"name": "orin"}, retention="plugin",
+        folder / f"{name}.int8.orin.plugin.engine", ENGINE, [made_from(plugin)], recipe, engine_size,
+        checkpoint=NANO, profile={"name": "orin"}, kernels="plugin",
     )  # fmt: skip
-    make_predictions(onnx, recipe, wrong, options.get("data", DATA))
+    make_predictions(onnx, recipe, wrong, options.get("data", TEST_SET))
     make_latency(engine, p50_ms, options.get("machine", ORIN))
     return folder
 
@@ -70,8 +91,8 @@ def test_a_baseline_holds_accuracy_sizes_and_latencies(tmp_path):
     assert subject["size_bytes"] == {ONNX: 1000, "engine orin plugin": 3000}
     (run,) = subject["latency"]  # PyTorch's is not the engine's
     assert (run["file"], run["runner"], run["p50_ms"]) == ("engine orin plugin", "tensorrt", 2.0)
-    assert run["machine"]["board"] == "Jetson AGX Orin" and run["machine"]["gpus"] == ["Orin"]
-    assert subject["data"] == DATA and subject["checkpoint"] == CHECKPOINT
+    assert run["machine"]["board"] == "Jetson AGX Orin" and run["machine"]["gpu"] == "Orin"
+    assert subject["data"] == TEST_SET and subject["checkpoint"] == NANO
 
 
 def test_names_of_files_do_not_matter(tmp_path):
@@ -95,7 +116,7 @@ def test_a_bundles_subset_is_a_subject_of_its_own(tmp_path):
     make_predictions(folder / "nano.int8.onnx", {"name": "int8", "precision": "int8"}, 8, subset=subset)
     subjects = results_of(folder)
     assert list(subjects) == ["int8", "int8, subset"]
-    assert subjects["int8, subset"]["data"] == subset and subjects["int8"]["data"] == DATA
+    assert subjects["int8, subset"]["data"] == subset and subjects["int8"]["data"] == TEST_SET
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 400])
@@ -117,7 +138,7 @@ def test_a_record_of_another_engine_is_left_out(tmp_path, caplog):
     assert results_of(folder)["int8"]["latency"] == []
     assert "is of another nano.int8.orin.plugin.engine than lies there" in caplog.text
     record.write_text("{}")
-    with pytest.raises(RmtEdgeError, match="is not a latency record: KeyError 'subject'"):
+    with pytest.raises(RmtEdgeError, match=r"is not a latency record: kind is missing"):
         results_of(folder)
 
 
@@ -137,19 +158,8 @@ def test_two_models_of_one_name_are_refused(tmp_path):
 
 def test_an_onnx_file_of_later_date_than_its_predictions_is_refused(tmp_path):
     folder = make_results(tmp_path / "a")
-    make_file(folder / "nano.int8.onnx", ONNX, [CHECKPOINT], {"name": "int8"}, 1001, checkpoint=CHECKPOINT)
+    make_file(folder / "nano.int8.onnx", ONNX, [NANO | {"role": SOURCE}], {"name": "int8"}, 1001, checkpoint=NANO)
     with pytest.raises(RmtEdgeError, match=r"was made from another nano\.int8\.onnx"):
-        results_of(folder)
-
-
-def test_predictions_without_labels_are_refused(tmp_path):
-    folder = make_results(tmp_path / "a")
-    path = folder / "nano.int8.predictions.npz"
-    manifest = json.loads(manifest_path(path).read_text())
-    write_predictions(
-        path, np.zeros((IMAGES, 2), np.int32), manifest["parents"], manifest["recipe"], manifest["details"], 0
-    )
-    with pytest.raises(RmtEdgeError, match=r"holds no labels[\s\S]*validate"):
         results_of(folder)
 
 
@@ -162,12 +172,35 @@ def test_predictions_without_labels_are_refused(tmp_path):
         ('{"kind": "latency"}', "is of kind 'latency'"),
         ('{"kind": "baseline", "subjects": {"a": {"hits": "AA==", "images": 9}}}', "1 bytes of hits for 9 images"),
         ('{"kind": "baseline", "subjects": {"a": {"hits": "!", "images": 9}}}', "is not a baseline: Error"),
+        (
+            '{"kind": "baseline", "subjects": {"a": {"hits": "AA==", "images": 8}}}',
+            r"ValueError a\.top1_percent is missing",
+        ),
+        ('{"kind": "baseline", "subjects": []}', "is not a baseline: AttributeError"),
     ],
 )
 def test_other_files_are_no_baselines(tmp_path, content, match):
     (tmp_path / "b.json").write_text(content)
     with pytest.raises(RmtEdgeError, match=match):
         read_baseline(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda x: x.pop("latency"), r"int8\.latency is missing"),
+        (lambda x: x["latency"][0].pop("machine"), r"int8\.latency\.machine is missing"),
+        (lambda x: x["latency"][0].update(p50_ms=None), r"int8\.latency\.p50_ms is null"),
+        (lambda x: x.update(size_bytes=[1]), r"int8\.size_bytes is \[1\]"),
+    ],
+)
+def test_a_damaged_baseline_is_refused(tmp_path, change, match):
+    path = write_baseline(make_results(tmp_path / "a"))
+    content = json.loads(path.read_text())
+    change(content["subjects"]["int8"])
+    path.write_text(json.dumps(content))
+    with pytest.raises(RmtEdgeError, match=f"is not a baseline: ValueError {match}"):
+        read_baseline(path)
 
 
 def test_a_missing_baseline_comes_with_the_command_that_writes_it(tmp_path):

@@ -8,7 +8,7 @@ from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.gate.baseline import write_baseline
 from rmt_edge.gate.gate import Baseline, Limits, NotComparedWarning, compare
-from tests.gate.test_baseline import DATA, ORIN, make_results
+from tests.gate.test_baseline import ORIN, TEST_SET, make_results
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_single_predictions_file_can_be_checked(baseline, tmp_path):
 
 
 def test_other_images_are_refused(baseline, tmp_path):
-    now = make_results(tmp_path / "now", data=DATA | {"sha256": "f" * 64})
+    now = make_results(tmp_path / "now", data=TEST_SET | {"sha256": "f" * 64})
     with pytest.raises(RmtEdgeError, match=r"int8 was validated on other images[\s\S]*rmt-edge baseline FOLDER"):
         compare(baseline, now, Limits())
 
@@ -97,8 +97,22 @@ def test_latency_of_another_machine_is_not_compared_and_that_is_said(baseline, t
         Baseline(baseline, Limits()).check(now)
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"tensorrt": {"tensorrt": "10.4.0"}}, r"tensorrt tensorrt 10\.4\.0, baseline tensorrt 10\.3\.0"),
+        ({"gpus": [ORIN["gpus"][0] | {"driver_version": "550"}]}, r"driver_version 550, baseline 540\.4\.0"),
+        ({"jetpack": "6.2"}, "jetpack 6.2, baseline None"),
+    ],
+)
+def test_latency_under_another_tensorrt_or_driver_is_not_compared_and_that_is_said(baseline, tmp_path, change, why):
+    now = make_results(tmp_path / "now", p50_ms=50, machine=ORIN | change)
+    with pytest.warns(NotComparedWarning, match=rf"another machine \({why}\); latency is not compared"):
+        assert worse(Baseline(baseline, Limits()).check(now)) == []
+
+
 def test_free_memory_does_not_make_another_machine(baseline, tmp_path):
-    gpu = {"name": "Orin", "free_memory_mib": 5}
+    gpu = ORIN["gpus"][0] | {"free_memory_mib": 5}
     now = make_results(tmp_path / "now", p50_ms=50, machine=ORIN | {"gpus": [gpu], "free_memory_mib": 1})
     assert len(worse(compare(baseline, now, Limits()))) == 1
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rmt_edge.artifact import ENGINE, ONNX, parent_of, read_manifest, write_manifest, written_whole
+from rmt_edge.artifact import ENGINE, ONNX, read_artifact, write_manifest, written_whole
 from rmt_edge.cli import main
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
@@ -12,6 +12,7 @@ from rmt_edge.latency.estimate import estimate_onnx, int8_layers_of
 from rmt_edge.latency.roofline import KERNEL_GAP_US, Network, estimate, kernels_of, latency_ms
 from rmt_edge.model.layers import layers_of
 from tests.conftest import ROOT
+from tests.latency_records import make_run, write_record
 
 RMT_S = Network("rmt_s", 1000, 224, 224)
 LINEAR = {x.name for x in layers_of("rmt_s") if x.kind in ("qkv", "out_proj", "fc1", "fc2", "proj")}
@@ -82,29 +83,33 @@ def test_the_record_holds_the_measured_ones_of_its_engines(onnx_files, tmp_path)
     engine = tmp_path / "nano.engine"
     with written_whole(engine) as temporary:
         temporary.write_bytes(b"plan")
-        parents = [parent_of(onnx_files["int8"])]
+        parents = [read_artifact(onnx_files["int8"], ONNX).as_parent()]
         write_manifest(temporary, engine, kind=ENGINE, parents=parents, recipe={}, details={}, seconds=0)
-    run = {"runner": "tensorrt", "batch": 8, "transfers": False, "cuda_graph": True, "p50_ms": 3.0}
-    runs = [run, run | {"transfers": True}, run | {"cuda_graph": False}, run | {"runner": "torch eager"}]
-    subject = {"name": engine.name, "sha256": "", "kind": ENGINE}
+    run = make_run([3.0], batch=8)
+    runs = [run, make_run([3.0], batch=8, transfers=True), make_run([3.0], batch=8, cuda_graph=False)]
+    runs.append(make_run([3.0], batch=8, runner="torch eager"))
     for name, capability in (("a", "8.7"), ("b", "9.0")):
-        machine = {"gpus": [{"compute_capability": capability}]}
-        record = {"kind": "latency", "subject": subject, "machine": machine, "runs": runs}
-        (tmp_path / f"{name}.latency.json").write_text(json.dumps(record))
+        machine = {"gpus": [{"compute_capability": capability}], "board": name}
+        write_record(tmp_path / f"{name}.latency.json", engine.name, runs, machine=machine)
     path = estimate_onnx(onnx_files["int8"], device(), (1, 8), tmp_path)
     found = json.loads(path.read_text())
     assert path.name == "nano.int8.board.estimate.json"
     assert found["int8_layers"] == len(int8_layers_of(onnx_files["int8"])) > 0
     (measured,) = found["measured"]
-    assert measured["record"] == "a.latency.json"
+    assert (measured["record"], measured["machine"]) == ("a.latency.json", "a")
     assert measured["measured_over_estimated"] == pytest.approx(3.0 / found["estimates"][1]["latency_ms"])
+
+
+def test_a_damaged_record_beside_it_is_named(onnx_files, tmp_path):
+    (tmp_path / "a.latency.json").write_text('{"kind": "latency", "subject": [')
+    with pytest.raises(RmtEdgeError, match=r"a\.latency\.json is not a latency record"):
+        estimate_onnx(onnx_files["int8"], device(), (1,), tmp_path)
 
 
 def test_int8_layers_are_those_of_the_recipe(onnx_files):
     expected = {x.name for x in layers_of("rmt_nano") if x.kind in ("qkv", "out_proj", "fc1", "fc2", "proj")}
     assert int8_layers_of(onnx_files["int8"]) == expected
     assert int8_layers_of(onnx_files["fp16"]) == set()
-    assert read_manifest(onnx_files["int8"], ONNX)
 
 
 def test_the_command_calls_it_an_estimate(onnx_files, tmp_path, capsys):
@@ -119,7 +124,7 @@ def test_the_command_calls_it_an_estimate(onnx_files, tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out.strip().endswith("nano.fp16.board.estimate.json")
     assert "ESTIMATE" in captured.err and "batch 32" in captured.err and "nothing says how far" in captured.err
-    assert main([*arguments, "--batch", "0"]) == 1
+    assert main([*arguments, "--batch", "0"]) == 2
     assert "--batch is 0" in capsys.readouterr().err
-    assert main(["estimate", str(onnx_files["fp32"]), "--device", str(profile)]) == 1
+    assert main(["estimate", str(onnx_files["fp32"]), "--device", str(profile)]) == 2
     assert "is float32" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from rmt_edge.artifact import ENGINE, read_artifact
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency import measure as latency
 from rmt_edge.latency.measure import MeasureSettings, Point, measure, meets_mlperf_minimum, points_of
@@ -51,30 +52,30 @@ def test_points_take_turns_forwards_and_backwards():
 
 def test_a_run_has_its_samples_and_what_follows_from_them():
     run = measured([Point(Runner(), 4)])[0]
-    assert set(run["samples_ms"]) == {4.0} and len(run["samples_ms"]) >= 5
-    assert run["mean_ms"] == run["p50_ms"] == run["p999_ms"] == 4 and run["images_per_s"] == 1000
-    assert run["coefficient_of_variation"] == 0 and run["early_stopping_p90_ms"] is None
-    assert (run["runner"], run["precision"], run["batch"]) == ("a", "fp16", 4)
-    assert run["enqueue_p50_ms"] is None and not run["meets_mlperf_minimum"]
+    assert set(run.samples_ms) == {4.0} and len(run.samples_ms) >= 5
+    assert run.mean_ms == run.p50_ms == run.p999_ms == 4 and run.images_per_s == 1000
+    assert run.coefficient_of_variation == 0 and run.early_stopping_p90_ms is None
+    assert (run.runner, run.precision, run.batch) == ("a", "fp16", 4)
+    assert run.enqueue_p50_ms is None and not run.meets_mlperf_minimum
 
 
 def test_a_point_lasts_its_duration():
     run = measured([Point(Runner(), 1)], MeasureSettings(0.1, 1, 0.0, rounds=2))[0]
-    assert 0.1 <= run["telemetry"]["seconds"] < 1
+    assert 0.1 <= run.telemetry["seconds"] < 1
 
 
 def test_a_point_goes_on_until_it_has_its_samples():
     runner = Runner(seconds=0.01)
     run = measured([Point(runner, 1)], MeasureSettings(0.02, 12, 0.0, rounds=2))[0]
-    assert len(run["samples_ms"]) == 12
+    assert len(run.samples_ms) == 12
     assert runner.runs == 12 + 2 * latency.TURN_WARM_UPS  # warm-ups are no samples
-    assert not any("samples" in x for x in run["warnings"])
+    assert not any("samples" in x for x in run.warnings)
 
 
 def test_a_slow_runner_ends_in_time_and_is_warned_of():
     run = measured([Point(Runner(seconds=0.01), 1)], MeasureSettings(0.004, 1000, 0.0, rounds=2))[0]
-    assert 2 <= len(run["samples_ms"]) < 20
-    assert any(f"There are {len(run['samples_ms'])} samples of the 1000 asked for" in x for x in run["warnings"])
+    assert 2 <= len(run.samples_ms) < 20
+    assert any(f"There are {len(run.samples_ms)} samples of the 1000 asked for" in x for x in run.warnings)
 
 
 def test_warm_up_is_by_time():
@@ -92,9 +93,9 @@ def test_the_bar_is_told_of_all_seconds():
 
 def test_enqueue_bound_runs_are_warned_of_unless_they_are_graphs():
     run, graph = (measured([Point(Runner(enqueue_ms=0.9, has_gpu=True), 1, cuda_graph=x)])[0] for x in (False, True))
-    assert run["enqueue_p50_ms"] == graph["enqueue_p50_ms"] == 0.9
-    assert any("takes 0.90 of the latency" in x and "--cuda-graph" in x for x in run["warnings"])
-    assert not graph["warnings"]
+    assert run.enqueue_p50_ms == graph.enqueue_p50_ms == 0.9
+    assert any("takes 0.90 of the latency" in x and "--cuda-graph" in x for x in run.warnings)
+    assert not graph.warnings
 
 
 def test_points_are_all_settings_of_a_runner_or_those_asked_for():
@@ -134,7 +135,7 @@ def test_the_median_of_an_engine_is_its_compute_time_as_a_graph(monkeypatch, tmp
     driver = standins.Driver(gpu)
     monkeypatch.setattr(engine_runner, "load_cuda", lambda: standins.pycuda_driver(gpu))
     monkeypatch.setattr(engine_runner, "load_driver", lambda: driver)
-    monkeypatch.setattr(latency, "CHOICE", MeasureSettings(0.05, warm_up_s=0.0))
-    path = standins.write_engine(tmp_path / "x.engine")
-    assert latency.median_latency_ms(path, standins.tensorrt(gpu), 4) == 4 * standins.COMPUTE_MS
+    monkeypatch.setattr(latency, "KERNELS_AUTO", MeasureSettings(0.05, warm_up_s=0.0))
+    engine = read_artifact(standins.write_engine(tmp_path / "x.engine"), ENGINE)
+    assert latency.median_latency_ms(engine, standins.tensorrt(gpu), 4) == 4 * standins.COMPUTE_MS
     assert gpu.calls.count("launch") > 64 and not gpu.memory

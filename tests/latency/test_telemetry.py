@@ -18,6 +18,7 @@ from rmt_edge.latency.sensors import (
     parse_tegrastats,
 )
 from rmt_edge.latency.telemetry import CpuTime, Telemetry, cpu_time, doubts, other_cpu_load
+from tests.latency_records import make_run
 
 # Published lines: AGX Orin (github.com/GDWR/jetson_exporter, issue 14), Orin Nano and AGX Orin with a busy GPU as
 # Jetson Linux 36 writes them.
@@ -85,7 +86,7 @@ def test_jtop_is_read_before_tegrastats(monkeypatch):
     board = SimpleNamespace(
         start=lambda: None,
         close=lambda: None,
-        gpu={"gpu": {"freq": {"cur": 1_020_000}}},
+        gpu={"dla": {"freq": {"cur": 115_200}}, "gpu": {"freq": {"cur": 1_020_000}}, "off": {"freq": {"cur": 0}}},
         power={"rail": {"VDD_SOC": {"power": 1500}}, "tot": {"power": 9500, "name": "VDD_IN"}},
         temperature={"gpu": {"temp": 51.5, "online": True}, "cv0": {"temp": -256, "online": False}},
     )
@@ -134,6 +135,39 @@ def test_nvml_tells_what_the_gpu_can(nvml):
     sensor = NvmlSensor("0000:01:00.0")
     assert sensor.gpu == "0000:01:00.0" and "nvidia-smi -lgc 1980" in sensor.fix_clocks
     assert sensor.read() == Reading(1410, 251.5, None, ("power cap", "hardware thermal slowdown"))
+
+
+# nvml.h, "Clocks Event Reasons", as docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html and
+# nvidia-ml-py's pynvml.py state them; written here a second time on purpose.
+NVML_REASONS = {
+    "nvmlClocksEventReasonGpuIdle": 0x0000000000000001,
+    "nvmlClocksEventReasonApplicationsClocksSetting": 0x0000000000000002,
+    "nvmlClocksEventReasonSwPowerCap": 0x0000000000000004,
+    "nvmlClocksEventReasonHwSlowdown": 0x0000000000000008,
+    "nvmlClocksEventReasonSyncBoost": 0x0000000000000010,
+    "nvmlClocksEventReasonSwThermalSlowdown": 0x0000000000000020,
+    "nvmlClocksEventReasonHwThermalSlowdown": 0x0000000000000040,
+    "nvmlClocksEventReasonHwPowerBrakeSlowdown": 0x0000000000000080,
+    "nvmlClocksEventReasonDisplayClockSetting": 0x0000000000000100,
+}
+SLOWED = {
+    "nvmlClocksEventReasonSwPowerCap": "power cap",
+    "nvmlClocksEventReasonHwSlowdown": "hardware slowdown",
+    "nvmlClocksEventReasonSwThermalSlowdown": "software thermal slowdown",
+    "nvmlClocksEventReasonHwThermalSlowdown": "hardware thermal slowdown",
+    "nvmlClocksEventReasonHwPowerBrakeSlowdown": "power brake",
+}
+
+
+@pytest.mark.parametrize("constant", NVML_REASONS)
+def test_each_of_nvmls_reasons_alone_is_told_by_its_name_or_is_no_throttling(nvml, constant):
+    nvml.nvmlDeviceGetCurrentClocksThrottleReasons = lambda gpu: NVML_REASONS[constant]
+    assert NvmlSensor().read().throttling == ((SLOWED[constant],) if constant in SLOWED else ())
+
+
+def test_nvmls_reasons_are_those_of_the_library():
+    pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+    assert {name: getattr(pynvml, name) for name in NVML_REASONS} == NVML_REASONS
 
 
 def test_nvml_serves_where_there_is_no_jetson(nvml, monkeypatch):
@@ -235,9 +269,10 @@ def test_without_a_sensor_everything_is_none_and_the_thread_ends():
 
 
 def run(telemetry_of=None, **values):
-    known = {"coefficient_of_variation": 0.01, "samples_ms": [1.0] * 100, "p50_ms": 1.0, "cuda_graph": False}
+    """A run without a doubt, on a CPU."""
     seen = {"throttled_share": {}, "clock_mhz": None, "other_cpu_load": None, "load_average": 0.1}
-    return known | {"telemetry": seen | (telemetry_of or {})} | values
+    known = {"coefficient_of_variation": 0.01, "cuda_graph": False, "enqueue_p50_ms": None}
+    return make_run(**(known | {"samples_ms": [1.0] * 100, "telemetry": seen | (telemetry_of or {})} | values))
 
 
 @pytest.mark.parametrize(
@@ -251,18 +286,17 @@ def run(telemetry_of=None, **values):
     ],
 )
 def test_each_doubt_has_its_number_and_what_to_do(values, words):
-    found = doubts(run(**values), 64, [], "sudo jetson_clocks", is_gpu=False)
+    found = doubts(run(**values), 64, "sudo jetson_clocks")
     assert len(found) == 1 and all(word in found[0] for word in words)
 
 
 def test_a_quiet_run_raises_no_doubt():
-    quiet = run({"clock_mhz": {"min": 990, "mean": 1000, "max": 1000}, "other_cpu_load": 0.01})
-    assert doubts(quiet, 64, [0.5] * 100, "", is_gpu=True) == []
-    assert doubts(run({"other_cpu_load": 0.9}), 64, [], "", is_gpu=True) == []  # a GPU does the work
-    assert doubts(quiet | {"telemetry": None}, 64, [], "", is_gpu=True) == []
+    quiet = {"clock_mhz": {"min": 990, "mean": 1000, "max": 1000}, "other_cpu_load": 0.01}
+    assert doubts(run(quiet), 64, "") == [] and doubts(run(telemetry=None), 64, "") == []
+    assert doubts(run({"other_cpu_load": 0.9}, enqueue_p50_ms=0.5), 64, "") == []  # a GPU does the work
 
 
 def test_enqueue_close_to_compute_is_a_doubt_without_a_graph():
-    assert "0.85 of the latency" in doubts(run(), 64, [0.85] * 100, "", is_gpu=True)[0]
-    assert doubts(run(cuda_graph=True), 64, [0.85] * 100, "", is_gpu=True) == []
+    assert "0.85 of the latency" in doubts(run(enqueue_p50_ms=0.85), 64, "")[0]
+    assert doubts(run(enqueue_p50_ms=0.85, cuda_graph=True), 64, "") == []
     assert telemetry.MAX_ENQUEUE == 0.8

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rmt_edge.accuracy.reference import validate_against_checkpoint as validate
-from rmt_edge.report.collect import collect, report
+from rmt_edge.report.collect import collect, write_report
 from rmt_edge.report.figures import Point, front
 from rmt_edge.report.page import SECTIONS, page
 from rmt_edge.report.plot import COLOURS
@@ -49,7 +49,8 @@ def folder(quantized, onnx_files, checkpoint, images, tmp_path_factory):
         validate(path / onnx_files[name].name, checkpoint, images, max_drop=100)
     source = report_records.checkpoint_of(checkpoint)
     report_records.write_records(path, "rmt_nano", source, ["fp16", "int8"], "nano")
-    report_records.write_verdict(path, "nano")
+    for mode in ("MAXN", "15W"):
+        report_records.write_verdict(path, "nano", report_records.MACHINE | {"power_mode": mode})
     report_records.write_device_accuracy(path, "nano", "int8")
     return path
 
@@ -68,7 +69,7 @@ def content(folder):
     ]
     row["accuracy"]["worst_images"] = [{"index": 3, "name": f"{HOSTILE}.png", "margin": -1.5, "margin_at_most": True}]
     row["engines"] = [
-        {"name": "x", "device": HOSTILE, "backend": "tensorrt", "retention": "plugin", "layers": 7, "plugin_layers": 3}
+        {"name": "x", "device": HOSTILE, "backend": "tensorrt", "kernels": "plugin", "layers": 7, "plugin_layers": 3}
         | {"int8_gemms": 2, "layers_by_kind": {HOSTILE: 4, "gemm": 3}}
     ]
     return content
@@ -146,16 +147,18 @@ def test_every_section_is_there_with_its_plots_and_their_numbers(html, content):
             assert file["sha256"] in text
     for run in content["latency"][0]["runs"]:
         assert f"{run['p50_ms']:.3f} ms" in text
+    for mode in ("MAXN", "15W"):
+        assert f"The verdict on what was measured on Fixture Board, {mode}" in text
     assert "Fixture Board, MAXN" in text and "ESTIMATED" in text and "torch.compile fp16" in text
 
 
 def test_without_records_each_section_names_the_command_that_makes_them(folder, tmp_path):
     for path in folder.iterdir():
         if not path.name.endswith((".latency.json", ".estimate.json", ".search.json", ".sensitivity.json")) and not (
-            "predictions" in path.name or path.name == "verdict.json" or ".int8." in path.name
+            "predictions" in path.name or path.name.endswith(".verdict.json") or ".int8." in path.name
         ):
             shutil.copy(path, tmp_path)
-    report(tmp_path)
+    write_report(tmp_path)
     text = "".join(Parsed((tmp_path / "report.html").read_text()).text)
     for command in ("validate", "bench", "estimate", "sensitivity", "quantize", "build"):
         assert f"Made by rmt-edge {command} " in text, command

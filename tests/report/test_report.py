@@ -1,6 +1,7 @@
 """The report: every number in it comes from a manifest or record of one chain."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from rmt_edge.accuracy.reference import validate_against_checkpoint as validate
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.graph.export import export
-from rmt_edge.report.collect import collect, report
+from rmt_edge.report.collect import collect, write_report
 from rmt_edge.report.decision import decide
 from rmt_edge.report.flips import flips
 from rmt_edge.report.ranges import ranges_of
@@ -26,7 +27,7 @@ def folder(quantized, onnx_files, checkpoint, images, tmp_path):
 
 
 def test_the_page_shows_what_the_manifests_hold(folder):
-    page = report(folder)
+    page = write_report(folder)
     content = json.loads((folder / "report.json").read_text())
     assert [row["recipe_name"] for row in content["rows"]] == ["fp16", "int8"]
     text = page.read_text()
@@ -45,7 +46,7 @@ def test_the_page_shows_what_the_manifests_hold(folder):
 def test_a_model_that_was_not_validated_says_so(folder):
     for path in folder.glob("*.int8.predictions.npz*"):
         path.unlink()
-    text = report(folder).read_text()
+    text = write_report(folder).read_text()
     assert "**int8**: not validated" in text
 
 
@@ -55,24 +56,24 @@ def test_a_child_of_an_older_parent_is_refused(folder, quantized, checkpoint, re
 
     other = quantize(checkpoint, recipes["fp16"], folder, images, preprocessing=type(SMALL)(48, 40, 1.0))
     with pytest.raises(RmtEdgeError, match=r"nano\.fp16\.onnx was made from another nano\.fp16\.safetensors"):
-        report(folder)
+        write_report(folder)
     export(other)
     with pytest.raises(RmtEdgeError, match=r"nano\.fp16\.predictions\.npz was made from another nano\.fp16\.onnx"):
-        report(folder)
+        write_report(folder)
 
 
 def test_a_changed_file_is_refused(folder):
     path = folder / "nano.int8.predictions.npz"
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(RmtEdgeError, match="is not the file its manifest describes"):
-        report(folder)
+        write_report(folder)
 
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path):
     with pytest.raises(RmtEdgeError, match="holds no ONNX file"):
-        report(tmp_path)
+        write_report(tmp_path)
     with pytest.raises(RmtEdgeError, match="no folder"):
-        report(tmp_path / "nowhere")
+        write_report(tmp_path / "nowhere")
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def changed(path, change):
 
 def test_records_are_in_the_report_but_for_their_samples(recorded):
     report_records.write_device_accuracy(recorded, "nano", "int8")
-    text = report(recorded).read_text()
+    text = write_report(recorded).read_text()
     content = json.loads((recorded / "report.json").read_text())
     assert len(content["latency"]) == 2 and len(content["estimate"]) == 2
     assert all("samples_ms" not in run for record in content["latency"] for run in record["runs"])
@@ -133,22 +134,106 @@ def test_without_a_verdict_fp16_is_taken_if_it_keeps_the_allowed_drop(recorded):
     assert decide(content)["headline"].startswith("Deploy none of these")
 
 
-def test_a_verdict_on_other_measurements_is_refused(recorded):
+def test_every_machine_s_verdict_decides_for_it(recorded):
     report_records.write_verdict(recorded, "nano")
-    changed(recorded / "verdict.json", lambda x: x["rows"][0]["int8"].update(p50_ms=0.1))
+    slower = report_records.write_verdict(recorded, "nano", report_records.MACHINE | {"power_mode": "15W"})
+    changed(slower, lambda x: x["rows"][0].update(verdict="fp16"))
+    decision = collect(recorded)["decision"]
+    assert decision["headline"] == (
+        "On Fixture Board, 15W, deploy fp16 at batch 1; int8 at batch 8. "
+        "On Fixture Board, MAXN, deploy int8 at batch 1 and 8."
+    )
+    assert [x.partition(": batch")[0] for x in decision["reasons"][:4]] == ["Fixture Board, 15W"] * 2 + [
+        "Fixture Board, MAXN"
+    ] * 2
+
+
+def test_another_precision_can_be_decided_for(recorded):
+    path = report_records.write_verdict(recorded, "nano")
+
+    def to_fp8(x):
+        for row in x["rows"]:
+            row["verdict"] = row["reduced"]["precision"] = "fp8"
+
+    changed(path, to_fp8)
+    decision = collect(recorded)["decision"]
+    assert decision["headline"] == "On Fixture Board, MAXN, deploy fp8 at batch 1 and 8."
+    assert "p50 of FP16 over FP8: 1." in decision["reasons"][0]
+    write_report(recorded)
+    assert "<td>fp8</td>" in re.sub(r'<td class="\w+">', "<td>", (recorded / "report.html").read_text())
+
+
+def test_a_candidate_of_a_precision_that_nobody_knows_comes_last_by_accuracy(recorded):
+    content = collect(recorded)
+    for row in content["rows"]:
+        row["precision"] = {"fp16": "fp8", "int8": "int8"}[row["precision"]]
+    assert decide(content)["headline"].startswith("Deploy fp16 until")  # the first of equals, under its recipe's name
+    content["rows"][1]["precision"] = "fp32"
+    assert decide(content)["headline"].startswith("Deploy int8 until")
+
+
+def test_a_verdict_on_other_measurements_is_refused(recorded):
+    path = report_records.write_verdict(recorded, "nano")
+    changed(path, lambda x: x["rows"][0]["reduced"].update(p50_ms=0.1))
     with pytest.raises(RmtEdgeError, match="which no latency record here holds"):
-        report(recorded)
-    (recorded / "verdict.json").write_text("{}")
-    with pytest.raises(RmtEdgeError, match="is no verdict"):
-        report(recorded)
+        write_report(recorded)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.clear(), "kind is missing"),
+        (lambda x: x.update(rows=[1]), r"rows is \[1\]"),
+        (lambda x: x.update(machine=[]), r"machine is \[\]"),
+        (lambda x: x["rows"][0].pop("verdict"), r"rows\[0\]\.verdict is missing"),
+        (lambda x: x["rows"][0].pop("reduced"), r"rows\[0\]\.reduced is missing"),
+        (lambda x: x["rows"][0].update(fp16=[1]), r"rows\[0\]\.fp16 is \[1\], no object"),
+        (lambda x: x["rows"][1].update(speedup_interval=[1]), r"rows\[1\]\.speedup_interval has no two ends"),
+    ],
+)
+def test_a_damaged_verdict_is_refused(recorded, change, message):
+    changed(report_records.write_verdict(recorded, "nano"), change)
+    with pytest.raises(RmtEdgeError, match=rf"verdict\.json is no verdict: {message}"):
+        write_report(recorded)
+
+
+def test_a_latency_record_that_was_cut_short_is_refused(recorded):
+    path = recorded / "nano.int8.fixture.plugin.latency.json"
+    path.write_text(path.read_text()[:3000])
+    with pytest.raises(RmtEdgeError, match=r"nano\.int8\.fixture\.plugin\.latency\.json is not a latency record"):
+        write_report(recorded)
+
+
+def test_damaged_predictions_of_a_device_are_refused(recorded):
+    report_records.write_device_accuracy(recorded, "nano", "int8")
+    path = recorded / "nano.int8.fixture.plugin.predictions.npz.json"
+    whole = path.read_text()
+    for change, message in (
+        (lambda x: x["details"].update(machine=[]), r"does not say how accurate they are: details\.machine is \[\]"),
+        (lambda x: x.update(parents=[1]), r"is not a manifest of predictions: parents is \[1\]"),
+        (lambda x: x.update(details=None), "is not a manifest of predictions: details is null"),
+    ):
+        path.write_text(whole)
+        changed(path, change)
+        with pytest.raises(RmtEdgeError, match=message):
+            write_report(recorded)
+    path.write_text(whole[:100])
+    with pytest.raises(RmtEdgeError, match="is not a manifest of predictions"):
+        write_report(recorded)
 
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("nano.sensitivity.json", lambda x: x.update(kind="search"), "is of kind 'search'"),
-        ("nano.sensitivity.json", lambda x: x["groups"][0].pop("layers"), r"lacks groups\.layers"),
-        ("nano.search.json", lambda x: x.pop("device"), "lacks device"),
+        ("nano.sensitivity.json", lambda x: x.update(kind="search"), "its kind is 'search'"),
+        ("nano.sensitivity.json", lambda x: x["groups"][0].pop("layers"), r"groups\[0\]\.layers is missing"),
+        ("nano.sensitivity.json", lambda x: x.update(groups=[1]), r"groups is \[1\]"),
+        ("nano.sensitivity.json", lambda x: x["groups"][0].update(drop_points=float("nan")), "it holds NaN"),
+        ("nano.search.json", lambda x: x.pop("device"), "device is missing"),
+        ("nano.search.json", lambda x: x.update(checkpoint=[]), r"checkpoint is \[\]"),
+        ("nano.search.json", lambda x: x["candidates"][0].update(drop_points="1"), r"candidates\[0\]\.drop_points is"),
+        ("nano.int8.fixture-device.estimate.json", lambda x: x.update(device="x"), 'device is "x"'),
+        ("nano.int8.fixture-device.estimate.json", lambda x: x.update(device={}), "device.name is missing"),
         ("nano.search.json", lambda x: x["checkpoint"].update(sha256="0" * 64), r"is about another nano\.safetensors"),
         ("nano.int8.fixture-device.estimate.json", lambda x: x["subject"].update(sha256="0"), "is about another nano"),
     ],
@@ -156,22 +241,24 @@ def test_a_verdict_on_other_measurements_is_refused(recorded):
 def test_a_record_that_is_wrong_or_of_another_file_is_refused(recorded, name, change, message):
     changed(recorded / name, change)
     with pytest.raises(RmtEdgeError, match=message):
-        report(recorded)
+        write_report(recorded)
 
 
 def test_a_record_that_is_no_json_object_is_refused(recorded):
     (recorded / "nano.search.json").write_text("[]")
-    with pytest.raises(RmtEdgeError, match="holds a list"):
-        report(recorded)
+    with pytest.raises(
+        RmtEdgeError, match=r"nano\.search\.json is not a record of kind 'search': it is \[\], no object"
+    ):
+        write_report(recorded)
     (recorded / "nano.search.json").write_text("{")
-    with pytest.raises(RmtEdgeError, match="is not JSON"):
-        report(recorded)
+    with pytest.raises(RmtEdgeError, match="is not a record of kind 'search': Expecting"):
+        write_report(recorded)
 
 
 def test_predictions_of_other_images_are_refused(folder):
     changed(folder / "nano.reference.predictions.npz.json", lambda x: x["parents"][-1].update(sha256="0" * 64))
     with pytest.raises(RmtEdgeError, match="is of other images than"):
-        report(folder)
+        write_report(folder)
 
 
 def test_flips_are_counted_by_pair_and_by_what_became_of_the_image():

@@ -5,11 +5,11 @@ import logging
 import numpy as np
 import pytest
 
-from rmt_edge.artifact import manifest_path, sha256_of
+from rmt_edge.artifact import ENGINE, manifest_path, read_artifact
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.runtime import engine_runner
+from rmt_edge.runtime import open as opening
 from rmt_edge.runtime.engine_runner import EngineRunner, kernels_path
-from rmt_edge.runtime.open import check_library
 from tests import standins
 from tests.standins import COMPUTE_MS, COPY_MS, LARGEST, SHAPE
 
@@ -23,9 +23,14 @@ def gpu(monkeypatch):
     return made
 
 
+def written_engine(*arguments, **details):
+    """An engine of the stand-in, checked."""
+    return read_artifact(standins.write_engine(*arguments, **details), ENGINE)
+
+
 @pytest.fixture
 def engine(tmp_path):
-    return standins.write_engine(tmp_path / "x.engine")
+    return written_engine(tmp_path / "x.engine")
 
 
 def images(batch, seed=0):
@@ -96,21 +101,21 @@ def test_compiled_kernels_are_kept_for_the_next_time(gpu, engine):
         with EngineRunner(engine, trt) as runner:
             assert runner._kernels.compiled == expected
             runner(images(2))
-    before = kernels_path(engine).stat().st_mtime_ns
+    before = kernels_path(engine.path).stat().st_mtime_ns
     with EngineRunner(engine, standins.tensorrt(gpu, is_rtx=True)) as runner:
         runner(images(2))
-    assert kernels_path(engine).stat().st_mtime_ns == before  # nothing new to keep
+    assert kernels_path(engine.path).stat().st_mtime_ns == before  # nothing new to keep
 
 
 def test_kernels_of_another_engine_or_changed_ones_are_not_loaded(gpu, engine, tmp_path, caplog):
     with EngineRunner(engine, standins.tensorrt(gpu, is_rtx=True)) as runner:
         runner(images(2))
-    standins.write_engine(engine, precision="int8")
-    manifest = manifest_path(kernels_path(engine))
-    manifest.write_text(manifest.read_text().replace(sha256_of(engine), "0" * 64))
-    with EngineRunner(engine, standins.tensorrt(gpu, is_rtx=True)) as runner:
+    other = written_engine(engine.path, precision="int8")
+    manifest = manifest_path(kernels_path(engine.path))
+    manifest.write_text(manifest.read_text().replace(engine.sha256, "0" * 64))
+    with EngineRunner(other, standins.tensorrt(gpu, is_rtx=True)) as runner:
         assert runner._kernels.compiled == set()
-    kernels_path(engine).write_bytes(b"__import__('os').abort()")
+    kernels_path(engine.path).write_bytes(b"__import__('os').abort()")
     with caplog.at_level(logging.INFO), EngineRunner(engine, standins.tensorrt(gpu, is_rtx=True)) as runner:
         assert runner._kernels.compiled == set()
     assert "is not used and will be made again" in caplog.text
@@ -150,16 +155,17 @@ def test_a_batch_outside_the_profile_is_not_prepared(gpu, engine):
 
 
 def test_an_engine_of_another_gpu_is_refused(gpu, tmp_path):
-    path = standins.write_engine(tmp_path / "y.engine", b"other")
+    path = written_engine(tmp_path / "y.engine", b"other")
     with pytest.raises(RmtEdgeError, match=r"does not open on this GPU[\s\S]*rmt-edge build"):
         EngineRunner(path, standins.tensorrt(gpu)).__enter__()
     assert not gpu.context_is_current
 
 
 def test_a_changed_engine_is_not_opened(gpu, engine):
-    engine.write_bytes(b"changed")
+    engine.path.write_bytes(b"changed")
     with pytest.raises(RmtEdgeError, match="is not the file its manifest describes"):
-        EngineRunner(engine, standins.tensorrt(gpu))
+        opening.open_engine(engine.path)
+    assert gpu.calls == []
 
 
 def test_an_engine_of_something_else_is_refused(gpu, engine):
@@ -188,12 +194,12 @@ def test_a_graph_that_cannot_be_captured_says_what_to_do(gpu, engine):
 
 
 def test_a_version_compatible_engine_may_bring_its_code(gpu, tmp_path):
-    path = standins.write_engine(tmp_path / "x.engine", profile={"backend": "tensorrt", "version_compatible": True})
+    path = written_engine(tmp_path / "x.engine", profile={"backend": "tensorrt", "version_compatible": True})
     trt = standins.tensorrt(gpu)
     with EngineRunner(path, trt):
         assert trt.runtimes[0].engine_host_code_allowed
     trt = standins.tensorrt(gpu)
-    with EngineRunner(standins.write_engine(path), trt):
+    with EngineRunner(written_engine(path.path), trt):
         assert not hasattr(trt.runtimes[0], "engine_host_code_allowed")
 
 
@@ -205,18 +211,18 @@ def test_plugins_are_loaded_before_the_engine_is_opened(gpu, engine, monkeypatch
         assert order == [(True, tmp_path / "plugins.so")]
 
 
-def test_another_plugin_library_is_refused(tmp_path):
-    library = tmp_path / "librmt.so"
-    library.write_bytes(b"one")
-    engine = standins.write_engine(
-        tmp_path / "x.engine", plugin_library={"name": library.name, "sha256": sha256_of(library)}
-    )
-    check_library(engine, library)
-    library.write_bytes(b"two")
-    with pytest.raises(
-        RmtEdgeError, match=r"is not the plugin library that x\.engine was built with[\s\S]*--libraries"
-    ):
-        check_library(engine, library)
+def test_an_engine_is_opened_with_its_backend_and_the_library_that_preflight_found(gpu, engine, monkeypatch, tmp_path):
+    trt, asked = standins.tensorrt(gpu), []
+
+    def preflight(opened, library=None):
+        asked.append((opened.path, library))
+        return tmp_path / "plugins.so"
+
+    monkeypatch.setattr(opening, "check_engine", preflight)
+    monkeypatch.setattr(opening, "load_backend", lambda name: trt if name == "tensorrt" else None)
+    runner = opening.open_engine(engine.path, tmp_path)
+    assert asked == [(engine.path, tmp_path)]
+    assert runner.trt is trt and runner.library == tmp_path / "plugins.so" and runner.precision == "fp16"
 
 
 def test_missing_pycuda_says_what_to_do(monkeypatch):

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import rmt_edge.search.search
-from rmt_edge.artifact import write_json
 from rmt_edge.cli import main
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
@@ -19,6 +18,7 @@ from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
 from rmt_edge.search.outcome import Outcomes
 from rmt_edge.search.search import Budget, ImageSets, search
 from tests.conftest import SMALL
+from tests.latency_records import make_run, write_record
 
 RECIPE = QuantizationRecipe("small", "int8", images=8, batch=8)
 PEAKS = {"bandwidth_gb_s": 100.0, "fp16_tflops": 10.0, "int8_tops": 20.0}
@@ -219,11 +219,8 @@ def test_a_budget_of_top1_asks_for_labels(checkpoint, sets, tmp_path):
         search(checkpoint, RECIPE, tmp_path, ImageSets(sets.calibration, tmp_path / "bare.npz"), Budget(1.0), PROFILE)
 
 
-def latency_record(path, recipe, p50_ms, gpu="Orin", batch=1):
-    run = {"runner": "tensorrt", "batch": batch, "transfers": False, "p50_ms": p50_ms}
-    machine = {"gpus": [{"name": gpu}]}
-    write_json(path, {"kind": "latency", "recipe": recipe.to_dict(), "machine": machine, "runs": [run]})
-    return path
+def latency_record(path, recipe, p50_ms):
+    return write_record(path, "x.engine", [make_run([p50_ms])], precision=recipe.precision, recipe=recipe.to_dict())
 
 
 def test_measured_latencies_decide_where_there_are_any(checkpoint, sets, tmp_path):
@@ -237,31 +234,6 @@ def test_measured_latencies_decide_where_there_are_any(checkpoint, sets, tmp_pat
     assert slower["estimated_latency_ms"] < chosen["estimated_latency_ms"]
     assert slower["int8_layers"] == sorted(x.name for x in layers_of("rmt_nano") if x.kind in ("fc1", "fc2"))
     assert "# Measured latency on test, batch 1: 1.0000 ms." in (tmp_path / "nano.searched.toml").read_text()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"kind": "engine"}, r"not a record of measured latency[\s\S]*latency\.json"),
-        ({"recipe": None}, "not a record of measured latency"),
-        ({"runs": []}, r"no run of an engine at batch 1[\s\S]*none"),
-    ],
-)
-def test_a_record_that_does_not_say_is_refused(checkpoint, sets, tmp_path, change, message):
-    path = latency_record(tmp_path / "a.json", QuantizationRecipe("fp16", "fp16"), 1.0)
-    write_json(path, json.loads(path.read_text()) | change)
-    with pytest.raises(RmtEdgeError, match=message):
-        search(checkpoint, RECIPE, tmp_path, sets, Budget(1.0), PROFILE, measured=[path])
-
-
-def test_records_that_cannot_be_compared_are_refused(checkpoint, sets, tmp_path):
-    recipe = QuantizationRecipe("fp16", "fp16")
-    records = [latency_record(tmp_path / f"{gpu}.json", recipe, 1.0, gpu) for gpu in ("Orin", "Thor")]
-    with pytest.raises(RmtEdgeError, match=r"several GPUs[\s\S]*one device"):
-        search(checkpoint, RECIPE, tmp_path, sets, Budget(1.0), PROFILE, measured=records)
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(RmtEdgeError, match=r"broken\.json cannot be read as JSON"):
-        search(checkpoint, RECIPE, tmp_path, sets, Budget(1.0), PROFILE, measured=[tmp_path / "broken.json"])
 
 
 def test_no_measured_recipe_within_the_budget_is_said(broken, sets, tmp_path):

@@ -1,4 +1,4 @@
-"""Retention in every form that is compared: cases with fresh inputs, and functions of no arguments that run them.
+"""All that computes Retention and is compared: cases with fresh inputs, and functions of no arguments that run them.
 
 `public` is the public code's sequence of operations, with its decay masks made once, outside the timing, as that code
 makes them once a stage; `compiled` the same under torch.compile; `sdpa` the same with scaled_dot_product_attention and
@@ -103,7 +103,7 @@ def unfused(qkv, sin, cos, weight, bias, masks: list[Tensor], n: int, decomposed
     return out + lepe.permute(0, 2, 3, 1)
 
 
-def unfused_form(case: tuple, attend: Callable, function: Callable = unfused) -> Run:
+def run_of_pytorch(case: tuple, attend: Callable, function: Callable = unfused) -> Run:
     """`unfused`, or what torch.compile made of it, with the masks of the case made here."""
     qkv, sin, cos, weight, bias, n, decay, decomposed = case
     _, h, w, _ = qkv.shape
@@ -113,16 +113,16 @@ def unfused_form(case: tuple, attend: Callable, function: Callable = unfused) ->
     return lambda: function(qkv, sin, cos, weight, bias, masks, n, decomposed, attend)
 
 
-def kernel_form(case: tuple, tactic: int) -> Run:
+def run_of_triton(case: tuple, tactic: int) -> Run:
     return lambda: kernels.launch_retention(*case, tactic=tactic)
 
 
 def tactics_of(case: tuple) -> tuple[int, ...]:
-    """The tactics of a case's form and type."""
+    """The tactics that there are for a case's form and type."""
     return tuple(kernels.FORM_TACTICS[case[7], case[0].dtype])
 
 
-def library_form(library: Path, case: tuple, tactic: int = 0) -> Run:
+def run_of_library(library: Path, case: tuple, tactic: int = 0) -> Run:
     """The op by the plugin library's C entry point; the output is poisoned once, here."""
     qkv, sin, cos, weight, bias, n, decay, decomposed = case
     b, h, w, c3 = qkv.shape

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kernels import graph_form, latencies_ms
+from kernels import as_cuda_graph, latencies_ms
 
 from rmt_edge.engine import torch_module as plugin_form
 from rmt_edge.engine.torch_module import PluginRMT
@@ -77,8 +77,8 @@ def use_library(path: Path) -> None:
         return depthwise(x, weight, bias, residual, norm_weight, norm_bias, epsilon)
 
 
-def compare_forms(checkpoint: Path, library: Path, batches: tuple[int, ...]) -> dict[str, Any]:
-    """Errors and latencies of both forms of a checkpoint. The ops stay with the library's kernels afterwards."""
+def compare_ops(checkpoint: Path, library: Path, batches: tuple[int, ...]) -> dict[str, Any]:
+    """The errors and latencies of a checkpoint by either ops. The ops stay with the library's kernels afterwards."""
     model = load_checkpoint(checkpoint)
     size = model.preprocessing
     folded = folded_from_model(model, size.height, size.width)
@@ -94,7 +94,7 @@ def compare_forms(checkpoint: Path, library: Path, batches: tuple[int, ...]) -> 
             error = (form(images[:IMAGES]).cpu() - wanted).norm() / wanted.norm()
             for batch in batches:
                 part = images[:batch].contiguous()
-                samples = latencies_ms(graph_form(lambda part=part: form(part)))
-                found["rows"].append({"form": name, "batch": batch, "relative_error": float(error),
+                samples = latencies_ms(as_cuda_graph(lambda part=part: form(part)))
+                found["rows"].append({"ops": name, "batch": batch, "relative_error": float(error),
                                       "p50_ms": statistics.median(samples), "samples_ms": samples})  # fmt: skip
     return found
