@@ -5,17 +5,12 @@ No GPU: the library finds a stand-in driver, and the PTX that its kernels were a
 """
 
 import pytest
-import torch
 
 from rmt_edge.ops.depthwise.onnx_function import OP_TYPES
-from rmt_edge.plugin import cxx, load
-from tests.conftest import PLUGIN_SM, ROOT
 from tests.ops.depthwise.test_depthwise import FP16, FP32, make_case, make_faint_case
 from tests.plugin.kernel_cases import check_depthwise, check_retention, check_retention_int8
-from tests.ptx.device import Device
 
-CACHE = ROOT / "build" / "plugin-cache"
-HOPPER = 90  # its kernels use wgmma, as no other's do
+pytestmark = pytest.mark.usefixtures("one_thread")
 DTYPES = pytest.mark.parametrize("dtype", [FP16, FP32], ids=["fp16", "fp32"])
 FORMS = pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "whole"])
 # Grids of no tile's size, one that needs two tiles of the smallest tactic, and the smallest there is.
@@ -26,21 +21,8 @@ REAL_SHAPES = [((1, 56, 56, 4, 16), True), ((1, 28, 28, 4, 32), True), ((1, 14, 
 ROWS = (64, 80, 128, 256, 272, 512, 640, 1024)  # channels: every size of row that the LayerNorm kernels come in
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def make_device(library, sm, folder):
-    return Device(library, sm, folder, cxx.find_headers(CACHE, None), CACHE / "kernels")
-
-
-@pytest.fixture(scope="module")
-def device(library_folder, tmp_path_factory):
-    return make_device(load.library_path(library_folder), PLUGIN_SM, tmp_path_factory.mktemp("device"))
+def assert_every_kernel_was_executed(device):
+    assert len({x.image for x in device.launches}) == device.info()["kernels"]
 
 
 class TestSm86:
@@ -71,5 +53,28 @@ class TestSm86:
         check_depthwise(device, "AddDepthwiseResidualNorm", make_faint_case())
 
     def test_every_kernel_of_the_library_was_executed(self, device):
-        kernels = device.info()["kernels"]
-        assert len({x.image for x in device.launches}) == kernels
+        assert_every_kernel_was_executed(device)
+
+
+@pytest.mark.slow
+class TestRealGrids:
+    @pytest.mark.parametrize("shape, decomposed", REAL_SHAPES, ids=str)
+    @pytest.mark.parametrize("check", [check_retention, check_retention_int8])
+    def test_retention_is_the_reference(self, device, shape, decomposed, check):
+        check(device, shape, decomposed, FP16)
+
+    @pytest.mark.parametrize("op_type", OP_TYPES)
+    @pytest.mark.parametrize("shape", [(1, 56, 56, 64), (1, 28, 28, 128), (2, 14, 14, 256), (3, 7, 7, 512)], ids=str)
+    def test_depthwise_is_the_reference(self, device, op_type, shape):
+        check_depthwise(device, op_type, make_case(shape, 3, OP_TYPES[op_type], FP16))
+
+
+@pytest.mark.slow
+class TestSm90(TestSm86):
+    @pytest.fixture
+    def device(self, hopper_device):
+        return hopper_device
+
+    def test_real_grid_is_the_reference(self, device):
+        check_retention(device, (1, 14, 14, 8, 32), True, FP16)
+        check_retention(device, (1, 28, 28, 2, 32), True, FP16)

@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import itertools
 import json
 import subprocess
 from collections import Counter
@@ -12,17 +13,20 @@ import numpy as np
 import triton
 
 from tests.ptx import machine
-from tests.ptx.memory import READ, Memory
+from tests.ptx.memory import READ, AddressMemory, Memory
 from tests.ptx.parse import GpuError, parse_kernel
 
 NATIVE = Path(__file__).parent / "native"
 DRIVER_NAME = b"libcuda.so.1"
-# The copy of the library that is tested asks for a driver of this name, so that no other test of the process finds one.
-STANDIN_NAME = b"libcuda.so.T"
+# The copy of the library that is tested asks for a driver of such a name, as long as the real one and another for every
+# device, so that no other test of the process finds it.
+STANDIN_NAME = "libcuda{:02}.so"
 CONTEXT = 16  # of the calling program, as cuCtxGetCurrent gives it
 STREAM = 0x77
+FEW_BLOCKS = 2
 FAILED = 719  # CUDA_ERROR_LAUNCH_FAILED
 ELF = b"\x7fELF"
+_NUMBERS = itertools.count()
 
 
 class _Hooks(ctypes.Structure):
@@ -58,24 +62,22 @@ class Device:
     """
 
     def __init__(self, library: Path, sm: int, folder: Path, headers: Path, cache: Path, memory_bytes: int = 1 << 28):
-        self.memory = Memory(memory_bytes)
+        self.memory: Memory | AddressMemory = Memory(memory_bytes)
         self.launches: list[Launch] = []
         self.events: Counter[str] = Counter()  # calls of the driver
         self.error: Exception | None = None  # of a callback: ctypes would swallow it
         self.check_races = True
         self._cache, self._ptx_of_cubin = cache, {}
         self._texts: dict[int, str] = {}  # by address of the image
-        driver = build_native(
-            "driver.c", folder / STANDIN_NAME.decode(), headers, "-Wl,-soname," + STANDIN_NAME.decode()
-        )
-        self.driver = ctypes.CDLL(str(driver), mode=ctypes.RTLD_GLOBAL)
+        name = STANDIN_NAME.format(next(_NUMBERS))
+        self.driver = ctypes.CDLL(str(build_native("driver.c", folder / name, headers, f"-Wl,-soname,{name}")))
         callbacks = (self._allocate, lambda _: None, self._copy, self._launch, self._event)
         self._hooks = _Hooks(*(kind(f) for (_, kind), f in zip(_Hooks._fields_, callbacks, strict=True)))
         self.driver.standin_set_hooks(ctypes.byref(self._hooks))
         self.driver.standin_set_context.argtypes = [ctypes.c_size_t]
         self.driver.standin_set_sm(sm)
         self.driver.standin_set_context(CONTEXT)
-        self.library = ctypes.CDLL(str(_redirected(library, folder)))
+        self.library = ctypes.CDLL(str(_redirected(library, folder, name)))
         self.library.rmt_edge_last_error.restype = ctypes.c_char_p
         self.library.rmt_edge_library_info.restype = ctypes.c_char_p
         self.host = ctypes.CDLL(str(build_native("host.cpp", folder / "host.so", headers)))
@@ -121,15 +123,24 @@ class Device:
                 raise GpuError(f"parameter {given.index(None)} of {kernel.name} is a null pointer")
             arguments = [ctypes.string_at(x, n) for x, (_, n) in zip(given, kernel.parameters, strict=True)]
             grid, threads = tuple(sizes[:3]), sizes[3] * sizes[4] * sizes[5]
-            executed = machine.launch(
-                kernel, self.memory, arguments, grid, threads, shared_bytes, self.check_races
-            )  # fmt: skip
+            for blocks in self._chosen_blocks(grid):
+                executed = machine.launch(
+                    kernel, self.memory, arguments, grid, threads, shared_bytes, self.check_races, blocks
+                )
             image_hash = hashlib.sha256(text.encode()).hexdigest()
             self.launches.append(Launch(image_hash, grid, threads, shared_bytes, executed))
             return 0
         except Exception as error:
             self.error = error
             return FAILED
+
+    def _chosen_blocks(self, grid: tuple[int, ...]) -> list[range]:
+        """All blocks; where only addresses count, the first, the middle and the last ones."""
+        total = grid[0] * grid[1] * grid[2]
+        if isinstance(self.memory, Memory):
+            return [range(total)]
+        starts = (0, max(0, total // 2 - 1), max(0, total - FEW_BLOCKS))
+        return [range(first, min(first + FEW_BLOCKS, total)) for first in starts]
 
     def _ptx(self, image: int) -> str:
         """The PTX of an image. Of a cubin, the very text that it was assembled from: the build keeps both."""
@@ -174,10 +185,10 @@ def build_native(source: str, output: Path, headers: Path, *flags: str) -> Path:
     return output
 
 
-def _redirected(library: Path, folder: Path) -> Path:
+def _redirected(library: Path, folder: Path, driver_name: str) -> Path:
     """A copy of the library that looks for the stand-in driver; nothing else in it differs."""
     data = library.read_bytes()
-    assert len(DRIVER_NAME) == len(STANDIN_NAME) and data.count(DRIVER_NAME) > 0, library
+    assert len(DRIVER_NAME) == len(driver_name) and data.count(DRIVER_NAME) > 0, library
     copy = folder / f"{hashlib.sha256(data).hexdigest()[:8]}_{library.name}"
-    copy.write_bytes(data.replace(DRIVER_NAME, STANDIN_NAME))
+    copy.write_bytes(data.replace(DRIVER_NAME, driver_name.encode()))
     return copy
