@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,7 @@ class Device:
         self.events: Counter[str] = Counter()  # calls of the driver
         self.error: Exception | None = None  # of a callback: ctypes would swallow it
         self.check_races = True
+        self.rewrite: Callable[[str], str] = str  # changes a kernel's PTX before it runs, for tests that plant a fault
         self._cache, self._ptx_of_cubin = cache, {}
         self._texts: dict[int, str] = {}  # by address of the image
         name = STANDIN_NAME.format(next(_NUMBERS))
@@ -114,7 +116,7 @@ class Device:
         try:
             if stream != STREAM:
                 raise GpuError(f"a launch on stream {stream}; enqueue was given {STREAM}")
-            text = self._ptx(image)
+            text = self.rewrite(self._ptx(image))
             kernel = parse_kernel(text)
             if kernel.name != symbol.decode():
                 raise GpuError(f"{symbol.decode()} is not in the image, which holds {kernel.name}")
