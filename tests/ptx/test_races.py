@@ -15,7 +15,7 @@ BARRIER, WARP_BARRIER = "bar.sync 0;", "bar.warp.sync -1;"
 
 def run(*lines):
     own = 4 * LANE
-    registers = {"%r1": own, "%r2": own ^ 4, "%r3": own ^ 128, "%r4": LANE}
+    registers = {"%r1": own, "%r2": own ^ 4, "%r3": own ^ 128, "%r4": LANE, "%p1": LANE >= 32}
     return execute("\n".join(lines), registers, threads=THREADS, shared_bytes=4 * THREADS)
 
 
@@ -27,7 +27,8 @@ RACES = {
     "write to what a neighbour reads": (WRITE, BARRIER, READ_NEAR, WRITE),
     "the same behind a warp barrier": (WRITE, BARRIER, READ_FAR, WARP_BARRIER, WRITE),
     "two writes": (WRITE, "st.shared.b32 [%r3], %r4;"),
-    "a reader among several": (WRITE, BARRIER, READ_FAR, "ld.shared.b32 %r6, [%r1];", WRITE),
+    "the lowest reader of several": (WRITE, BARRIER, READ_FAR, "ld.shared.b32 %r6, [%r1];", "@%p1 " + WRITE),
+    "the highest reader of several": (WRITE, BARRIER, READ_FAR, "ld.shared.b32 %r6, [%r1];", "@!%p1 " + WRITE),
 }
 ORDERED = {
     "barrier": (WRITE, BARRIER, READ_FAR),
