@@ -9,6 +9,7 @@ import pytest
 from rmt_edge.ops.depthwise.onnx_function import OP_TYPES
 from tests.ops.depthwise.test_depthwise import FP16, FP32, make_case, make_faint_case
 from tests.plugin.kernel_cases import check_depthwise, check_retention, check_retention_int8
+from tests.ptx import floats
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DTYPES = pytest.mark.parametrize("dtype", [FP16, FP32], ids=["fp16", "fp32"])
@@ -51,6 +52,14 @@ class TestSm86:
 
     def test_epsilon_is_in_the_layer_norm(self, device):
         check_depthwise(device, "AddDepthwiseResidualNorm", make_faint_case())
+
+    @pytest.mark.parametrize("ulps", [2, -2])
+    def test_results_hold_with_the_approximate_instructions_at_their_limits(self, device, monkeypatch, ulps):
+        """What a GPU's exponential, root and division may be off by."""
+        monkeypatch.setattr(floats, "off_by_ulps", ulps)
+        check_retention(device, (1, 3, 19, 1, 32), True, FP16)
+        check_retention(device, (1, 3, 19, 1, 16), False, FP32)
+        check_depthwise(device, "AddDepthwiseResidualNorm", make_case((1, 3, 5, 80), 3, (True, True, False), FP16))
 
     def test_every_kernel_of_the_library_was_executed(self, device):
         assert_every_kernel_was_executed(device)

@@ -4,7 +4,7 @@ It knows what Triton 3.7.1 writes for the kernels of this project on SM 8.0 to 8
 name. What a GPU would stop at is a GpuError, and more is: see memory.py, shared.py and the opcodes' own files. A branch
 must be taken by all threads that run together or by none.
 
-Not shown by it: what ptxas makes of the PTX, races in global memory, the rounding of approximate instructions, speed.
+Not shown by it: what ptxas makes of the PTX, races in global memory, speed.
 """
 
 import numpy as np

@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from tests.ptx import floats
 from tests.ptx.snippet import execute, values
 
 INF, NAN = np.inf, np.nan
@@ -79,6 +80,19 @@ def test_two_roundings_would_have_failed_that():
     x, y, z = BESIDE_A_TIE
     twice = np.float32(np.float64(x) * np.float64(y) + np.float64(z))
     assert Fraction(float(twice)) != nearest_float32(Fraction(x) * Fraction(y) + Fraction(z))
+
+
+@pytest.mark.parametrize("ulps, wanted", [(2, 1 + 2 * ULP), (-2, 1 - ULP)])
+def test_approximate_results_can_be_had_off(monkeypatch, ulps, wanted):
+    """A unit in the last place is half as large below 1."""
+    monkeypatch.setattr(floats, "off_by_ulps", ulps)
+    body = """ex2.approx.ftz.f32 %r2, 0f00000000;
+        div.full.f32 %r3, %r1, %r1;
+        sqrt.approx.ftz.f32 %r4, %r1;
+        div.rn.f32 %r5, %r1, %r1;
+        ex2.approx.ftz.f32 %r6, 0fFF800000;"""
+    state = execute(body, {"%r1": np.float32(1)})
+    assert [values(state, f"%r{i}", "f4")[0] for i in range(2, 7)] == [wanted, wanted, wanted, 1, 0]
 
 
 def test_unordered_comparison_is_true_for_nan():
