@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from rmt_edge.artifact import Artifact, read_artifact, write_manifest, written_whole
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import load_plugins
 from rmt_edge.runtime.cuda_graph import CudaGraph, load_driver
@@ -75,6 +76,8 @@ class EngineRunner:
     def __init__(self, engine: Artifact, trt: ModuleType, library: Path | None = None):
         self.artifact, self.trt, self.library = engine, trt, library
         self.path = engine.path
+        size = engine.details.get("preprocessing")
+        self.preprocessing = None if size is None else Preprocessing.from_dict(size)
         self.name = "tensorrt_rtx" if "rtx" in trt.__name__ else "tensorrt"
         self.precision = str(engine.recipe.get("precision", ""))
         self._plans: dict[tuple[int, bool], _Plan] = {}

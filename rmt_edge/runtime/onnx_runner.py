@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from rmt_edge.artifact import ONNX, Artifact, read_artifact
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
 
@@ -22,11 +23,18 @@ DISABLED_OPTIMIZERS = ["TransposeOptimizer"]
 def open_onnx(file: Path | Artifact) -> "OnnxRunner":
     """The runner of an ONNX file of `export`, after the file was held to its manifest; for a context manager."""
     opened = read_artifact(file, ONNX)
-    return OnnxRunner(opened.path, opened.recipe["precision"])
+    runner = OnnxRunner(opened.path, opened.recipe["precision"])
+    runner.preprocessing = Preprocessing.from_dict(opened.details["preprocessing"])
+    return runner
 
 
 class OnnxRunner:
-    """An ONNX file on the CPU, a runner (runner.py). precision: of the file, for records."""
+    """An ONNX file on the CPU, a runner (runner.py). precision: of the file, for records.
+
+    preprocessing: what its images go through, where the file was opened by open_onnx.
+    """
+
+    preprocessing: Preprocessing | None = None
 
     name = "onnxruntime"
     clock = "host clock"

@@ -31,7 +31,7 @@ def open_runner(file: Artifact, libraries: Path | None = None) -> Runner:
     if file.manifest.kind == ENGINE:
         return open_engine(file, libraries)
     onnx_runner = importlib.import_module("rmt_edge.runtime.onnx_runner")
-    return onnx_runner.OnnxRunner(file.path, file.recipe["precision"])
+    return onnx_runner.open_onnx(file)
 
 
 def open_peers(checkpoint: Path, sha256: str, names: Sequence[str], image_shape: tuple[int, int, int]) -> list[Runner]:

@@ -1,4 +1,4 @@
-"""The plugin library as TensorRT-RTX and as a stand-in for a GPU machine get it."""
+"""The plugin library as TensorRT-RTX gets it, as a stand-in for a driver does, and as what executes its PTX does."""
 
 import json
 import shutil
@@ -6,11 +6,16 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
-from rmt_edge.plugin import load
+from rmt_edge.plugin import cxx, load
+from tests.conftest import PLUGIN_SM, ROOT
 from tests.plugin.standin_machine import compile_standin
+from tests.ptx.device import Device
 
 BUILD_WITH_RTX = Path(__file__).parent / "build_with_rtx.py"
+CACHE = ROOT / "build" / "plugin-cache"
+HOPPER_SM = 90  # its kernels use wgmma, as no older GPU's do
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +45,33 @@ def standin(library_folder, tmp_path_factory):
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     return compile_standin(tmp_path_factory.mktemp("standin"), library_folder)
+
+
+def make_device(folder: Path, sm: int, scratch: Path) -> Device:
+    """folder: of libraries. scratch: for the stand-ins that are compiled."""
+    return Device(load.library_path(folder), sm, scratch, cxx.find_headers(CACHE, None), CACHE / "kernels")
+
+
+@pytest.fixture(scope="session")
+def device(library_folder, tmp_path_factory) -> Device:
+    """The library of conftest's library_folder on a GPU of its own generation: it takes the cubins."""
+    return make_device(library_folder, PLUGIN_SM, tmp_path_factory.mktemp("device"))
+
+
+@pytest.fixture(scope="session")
+def hopper_device(run_python, tmp_path_factory) -> Device:
+    """A library for SM 9.0 alone, and such a GPU."""
+    folder = ROOT / "build" / f"test-plugin-sm{HOPPER_SM}"
+    build = ("-m", "rmt_edge.cli", "plugin", "build")
+    result = run_python(*build, "--sm", str(HOPPER_SM), "--arch", "x86_64", "--output", str(folder))
+    assert result.returncode == 0, result.stderr
+    return make_device(folder, HOPPER_SM, tmp_path_factory.mktemp("hopper"))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """PyTorch's reference on one thread: grouped convolutions take seconds on a busy machine otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

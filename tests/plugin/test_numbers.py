@@ -1,0 +1,89 @@
+"""What the plugins compute: every kernel of the library, launched by the compiled C++ plugins, held to ops/*/op.py.
+
+No GPU: the library finds a stand-in driver, and the PTX that its kernels were assembled from is executed on the CPU
+(tests/ptx). Every launch also passes the checks of memory, launch limits and shared-memory races there.
+"""
+
+import pytest
+
+from rmt_edge.ops.depthwise.onnx_function import OP_TYPES
+from tests.ops.depthwise.test_depthwise import FP16, FP32, make_case, make_faint_case
+from tests.plugin.kernel_cases import check_depthwise, check_retention, check_retention_int8
+from tests.ptx import floats
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+DTYPES = pytest.mark.parametrize("dtype", [FP16, FP32], ids=["fp16", "fp32"])
+FORMS = pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "whole"])
+# Grids of no tile's size, one that needs two tiles of the smallest tactic, and the smallest there is.
+ODD_SHAPES = [(1, 1, 1, 1, 16), (3, 5, 9, 2, 16), (2, 13, 7, 1, 32), (1, 3, 19, 2, 32), (1, 18, 4, 1, 16)]
+# RMT-S at 224 px: stages 1 to 4, as b, h, w, heads, head dim; the last one is not decomposed.
+REAL_SHAPES = [((1, 56, 56, 4, 16), True), ((1, 28, 28, 4, 32), True), ((1, 14, 14, 8, 32), True),
+               ((2, 7, 7, 16, 32), False)]  # fmt: skip
+ROWS = (64, 80, 128, 256, 272, 512, 640, 1024)  # channels: every size of row that the LayerNorm kernels come in
+
+
+def assert_every_kernel_was_executed(device):
+    assert len({x.image for x in device.launches}) == device.info()["kernels"]
+
+
+class TestSm86:
+    @pytest.mark.parametrize("shape", ODD_SHAPES, ids=str)
+    @FORMS
+    @DTYPES
+    def test_retention_is_the_reference(self, device, shape, decomposed, dtype):
+        check_retention(device, shape, decomposed, dtype)
+
+    @pytest.mark.parametrize("shape", [(2, 5, 9, 2, 16), (1, 6, 19, 1, 32)], ids=str)
+    @FORMS
+    @DTYPES
+    def test_retention_quantises_its_output(self, device, shape, decomposed, dtype):
+        check_retention_int8(device, shape, decomposed, dtype)
+
+    @pytest.mark.parametrize("op_type", OP_TYPES)
+    @DTYPES
+    def test_depthwise_is_the_reference(self, device, op_type, dtype):
+        check_depthwise(device, op_type, make_case((2, 5, 9, 80), 3, OP_TYPES[op_type], dtype))
+
+    @pytest.mark.parametrize("op_type", [x for x, (_, has_norm, _) in OP_TYPES.items() if has_norm])
+    @pytest.mark.parametrize("c", ROWS)
+    @DTYPES
+    def test_layer_norm_of_every_row_size_is_the_reference(self, device, op_type, c, dtype):
+        check_depthwise(device, op_type, make_case((1, 3, 2, c), 3, OP_TYPES[op_type], dtype))
+
+    def test_epsilon_is_in_the_layer_norm(self, device):
+        check_depthwise(device, "AddDepthwiseResidualNorm", make_faint_case())
+
+    @pytest.mark.parametrize("ulps", [2, -2])
+    def test_results_hold_with_the_approximate_instructions_at_their_limits(self, device, monkeypatch, ulps):
+        """What a GPU's exponential, root and division may be off by."""
+        monkeypatch.setattr(floats, "off_by_ulps", ulps)
+        check_retention(device, (1, 3, 19, 1, 32), True, FP16)
+        check_retention(device, (1, 3, 19, 1, 16), False, FP32)
+        check_depthwise(device, "AddDepthwiseResidualNorm", make_case((1, 3, 5, 80), 3, (True, True, False), FP16))
+
+    def test_every_kernel_of_the_library_was_executed(self, device):
+        assert_every_kernel_was_executed(device)
+
+
+@pytest.mark.slow
+class TestRealGrids:
+    @pytest.mark.parametrize("shape, decomposed", REAL_SHAPES, ids=str)
+    @pytest.mark.parametrize("check", [check_retention, check_retention_int8])
+    def test_retention_is_the_reference(self, device, shape, decomposed, check):
+        check(device, shape, decomposed, FP16)
+
+    @pytest.mark.parametrize("op_type", OP_TYPES)
+    @pytest.mark.parametrize("shape", [(1, 56, 56, 64), (1, 28, 28, 128), (2, 14, 14, 256), (3, 7, 7, 512)], ids=str)
+    def test_depthwise_is_the_reference(self, device, op_type, shape):
+        check_depthwise(device, op_type, make_case(shape, 3, OP_TYPES[op_type], FP16))
+
+
+@pytest.mark.slow
+class TestSm90(TestSm86):
+    @pytest.fixture
+    def device(self, hopper_device):
+        return hopper_device
+
+    def test_real_grid_is_the_reference(self, device):
+        check_retention(device, (1, 14, 14, 8, 32), True, FP16)
+        check_retention(device, (1, 28, 28, 2, 32), True, FP16)
