@@ -107,8 +107,9 @@ def definitions(content: dict[str, Any]) -> list[str]:
     if validated:
         lines += [
             f"Accuracy: of the ONNX file with the same weights, on {validated['images']:,} images through "
-            f"{validated['runtime']}; not of the engine, which needs its GPU. An engine with plugins was built from that "
-            f"file's plugin form, which was checked against PyTorch at export: relative error {_form_errors(content)}.",
+            f"{validated['runtime']}; not of the engine, which needs its GPU. An engine with plugins was built from "
+            "that file's plugin form, which was checked against PyTorch at export: relative error "
+            f"{_form_errors(content)}.",
             "Top-1, top-5: the share of images whose label has the largest logit, or one of the five largest.",
             "Drop: top-1 of the float32 PyTorch model minus top-1 of this file on the same images; its interval is "
             "paired per image. Agreement: images on which both name the same class first.",
@@ -129,9 +130,9 @@ def definitions(content: dict[str, Any]) -> list[str]:
         ]
     return [
         *lines,
-        "ONNX against PyTorch: ‖difference‖/‖PyTorch‖ of the logits on noise, both with the same INT8 rounding. Plugin "
-        "form against PyTorch: the same of the file that plugin engines are built from, its plugins' arithmetic done by "
-        "ONNX Runtime.",
+        "ONNX against PyTorch: ‖difference‖/‖PyTorch‖ of the logits on noise, both with the same INT8 rounding. "
+        "Plugin form against PyTorch: the same of the file that plugin engines are built from, its plugins' arithmetic "
+        "done by ONNX Runtime.",
         "A Retention counts as one ONNX node. Engine layers: what the builder lists, each at least one kernel.",
     ]
 
