@@ -19,13 +19,13 @@ ALLOWED = {
 # What a device runs must do without the workstation's packages: all of these but the named exceptions.
 DEVICE_SIDE = (
     *("errors", "artifact", "settings", "metrics", "pytest_plugin", "cli", "cli.devices"),
-    *("data", "data.preprocess"),
+    *("data", "data.draw", "data.preprocess"),
     *("ops", "plugin.load", "model.layers", "quantization", "quantization.recipe"),
     *("device.backend", "device.doctor", "device.machine", "device.preflight", "device.profile"),
     *("runtime.cuda_graph", "runtime.engine_runner", "runtime.runner"),
     *("latency.bench", "latency.measure", "latency.percentiles", "latency.sensors", "latency.telemetry"),
     *("latency.verdict",),
-    *("accuracy.paired", "accuracy.predictions", "accuracy.resume"),
+    *("accuracy.limits", "accuracy.paired", "accuracy.predictions", "accuracy.resume", "accuracy.subject"),
     *("engine.build", "engine.config", "engine.layers", "engine.log", "engine.plugin_layers"),
     *("bundle.archive", "bundle.bundle", "bundle.subset", "bundle.validate", "gate.baseline", "gate.gate"),
 )
