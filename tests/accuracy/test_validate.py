@@ -14,9 +14,11 @@ from PIL import Image
 from rmt_edge.accuracy.predictions import top_in
 from rmt_edge.accuracy.reference import reference_predictions, validate_against_checkpoint
 from rmt_edge.accuracy.resume import partial_path
+from rmt_edge.accuracy.subject import subject_of
 from rmt_edge.accuracy.validate import validate
 from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifact, write_manifest, written_whole
 from rmt_edge.data.dataset import open_dataset
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.runtime.onnx_runner import open_onnx
 from tests.commands import call
@@ -112,6 +114,14 @@ def test_batches_stay_within_the_engine_s_profile(
 
     found = validate(engine, class_folders, reference, max_drop=100, runner=run)
     assert seen == sizes and len(top_in(found).classes) == 60
+
+
+@pytest.mark.parametrize(
+    ("side", "minimum", "maximum", "expected"), [(224, 1, 64, 50), (1024, 1, 64, 3), (1024, 8, 64, 8)]
+)
+def test_a_batch_is_bounded_by_the_profile_and_by_memory(onnx_files, tmp_path, side, minimum, maximum, expected):
+    engine = engine_of(onnx_files["int8"], tmp_path, minimum, maximum)
+    assert subject_of(engine).batch_of(Preprocessing(side, side)) == expected
 
 
 def test_the_engine_is_opened_here_if_it_is_not_yet(engine, runner, reference, class_folders, monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from rmt_edge.data.dataset import fit
-from rmt_edge.data.preprocess import Preprocessing, normalise
+from rmt_edge.data.preprocess import Preprocessing, images_at_a_time, normalise
 from rmt_edge.errors import RmtEdgeError
 
 
@@ -59,3 +59,19 @@ def test_wrong_settings_are_refused(values, match):
 def test_a_manifest_brings_it_back():
     preprocessing = Preprocessing(40, 48, 1.0)
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "most", "expected"),
+    [
+        (224, 224, 50, 50), (40, 48, 50, 50), (224, 224, 32, 32), (224, 224, 64, 64), (224, 224, 65, 64),
+        (448, 448, 50, 16), (1024, 1024, 50, 3), (4096, 4096, 50, 1),
+    ],
+)  # fmt: skip
+def test_large_inputs_go_through_a_few_at_a_time(height, width, most, expected):
+    assert images_at_a_time(Preprocessing(height, width), most) == expected
+
+
+def test_a_caller_may_ask_for_fewer_pixels():
+    assert images_at_a_time(Preprocessing(224, 224), 64, 4 * 224 * 224) == 4
+    assert images_at_a_time(Preprocessing(40, 48), 64, 4 * 224 * 224) == 64

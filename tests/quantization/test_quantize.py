@@ -73,6 +73,31 @@ def test_calibration_images_are_drawn_evenly_and_recorded(checkpoint, recipes, t
     assert found.details["calibrated_on"] == "CPU"
 
 
+@pytest.mark.parametrize("method", ["max", "smoothquant"])
+def test_a_whole_set_is_calibrated_on_as_what_is_drawn_of_it(nano, images, recipes, method):
+    recipe = dataclasses.replace(recipes["int8"], method=method, int8=("fc1",), images=3)
+    work = smoothed if method == "smoothquant" else calibrate
+    folded, whole = folded_from_model(nano, 40, 48), open_dataset(images)
+    found, expected, other = (work(folded, recipe, x, SMALL) for x in (whole, whole.drawn(3), first_images(whole, 3)))
+    found, expected, other = (x if isinstance(x, dict) else x.state_dict() for x in (found, expected, other))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert not all(torch.equal(other[name], value) for name, value in expected.items())
+
+
+def first_images(dataset, count):
+    return dataclasses.replace(dataset, count=count, labels=dataset.labels[:count])
+
+
+def test_a_large_input_is_calibrated_on_a_few_at_a_time(nano, images, recipes, monkeypatch):
+    monkeypatch.setattr("rmt_edge.quantization.calibrate.images_at_a_time", lambda preprocessing, most: 3)
+    folded, seen = folded_from_model(nano, 40, 48), []
+    folded.stem[0].register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    calibrate(
+        folded, dataclasses.replace(recipes["int8"], int8=("head", "proj"), images=8), open_dataset(images), SMALL
+    )
+    assert seen == [3, 3, 2]
+
+
 def test_a_torch_device_that_is_none_is_refused_before_anything(checkpoint, recipes, images, tmp_path):
     with pytest.raises(RmtEdgeError, match="--torch-device is 'tpu'"):
         quantize(checkpoint, recipes["int8"], tmp_path, images, device="tpu")

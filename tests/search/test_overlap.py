@@ -53,13 +53,14 @@ def test_a_copy_of_a_folder_is_the_other_set(tmp_path, pixels):
 
 def test_only_files_of_equal_size_are_read(tmp_path, pixels, monkeypatch):
     first, other = folder_of(tmp_path / "a", pixels[0]), folder_of(tmp_path / "b", pixels[1], "img_{}.png")
-    with (tmp_path / "b" / "img_3.png").open("ab") as file:
-        file.write(bytes(100))
+    for path, more in ((tmp_path / "b" / "img_3.png", 100), (tmp_path / "a" / "4.png", 200)):
+        with path.open("ab") as file:
+            file.write(bytes(more))
     sizes = {x.stat().st_size for x in first.files} & {x.stat().st_size for x in other.files}
     read = []
     monkeypatch.setattr(overlap, "sha256_of", lambda path: read.append(path) or sha256_of(path))
     assert shared_images(first, other) == [2]
-    assert {x.stat().st_size for x in read} <= sizes and tmp_path / "b" / "img_3.png" not in read
+    assert {x.stat().st_size for x in read} <= sizes and len(read) < 9
 
 
 @pytest.mark.parametrize("is_folder_first", [True, False])
