@@ -133,6 +133,14 @@ def test_nothing_but_launches_while_a_graph_is_captured(device):
     assert device.events == {"cuLaunchKernel": 2}
 
 
+def test_what_a_plugin_allocates_is_freed_with_it(device):
+    device.events.clear()
+    plugin, arrays = retention_plugin(device, *retention_case(batch=1), True, contexts=2)
+    plugin(arrays)
+    plugin.close()
+    assert device.events["cuMemAlloc"] == device.events["cuMemFree"] > 0
+
+
 def test_a_second_cuda_context_gets_kernels_of_its_own(device):
     """A function of one context is not one of another: the stand-in refuses such a launch, as a driver does."""
     case = retention_case(batch=1)
