@@ -55,6 +55,21 @@ def test_depthwise_batch_1_after_4(device):
         assert np.array_equal(got, wanted[:1])
 
 
+def test_int8_output_of_batch_1_after_4(device):
+    """Values that no rounding can move: one token, so that the attention gives v; halves of a step go to the even."""
+    d = 16
+    tensors, (heads, decay) = random_case(4, 1, 1, 1, d, FP16, "cpu")
+    tensors[0][..., 2 * d :] = torch.arange(d) - 7.5
+    tensors[3].zero_()
+    tensors[4].zero_()
+    plugin, arrays = retention_plugin(device, tensors, heads, decay, True, scale=1.0, max_batch=4)
+    wanted = [-8, -6, -6, -4, -4, -2, -2, 0, 0, 2, 2, 4, 4, 6, 6, 8]
+    for batch in (4, 1):
+        (out,) = plugin([arrays[0][:batch], *arrays[1:]])
+        assert out.dtype == np.int8
+        assert out.reshape(batch, d).tolist() == [wanted] * batch
+
+
 def test_two_execution_contexts_do_not_disturb_each_other(device):
     case = retention_case()
     plugin, arrays = retention_plugin(device, *case, True, contexts=2)
@@ -116,6 +131,14 @@ def test_nothing_but_launches_while_a_graph_is_captured(device):
     finally:
         device.driver.standin_set_capturing(0)
     assert device.events == {"cuLaunchKernel": 2}
+
+
+def test_what_a_plugin_allocates_is_freed_with_it(device):
+    device.events.clear()
+    plugin, arrays = retention_plugin(device, *retention_case(batch=1), True, contexts=2)
+    plugin(arrays)
+    plugin.close()
+    assert device.events["cuMemAlloc"] == device.events["cuMemFree"] > 0
 
 
 def test_a_second_cuda_context_gets_kernels_of_its_own(device):

@@ -1,7 +1,7 @@
 """What a kernel reads and writes: global memory with guard zones, shared memory of many blocks, addresses alone.
 
 Every byte has flags: whether it may be read, whether it may be written, whether somebody has written it. A read of what
-nobody wrote is a fault, and unwritten bytes hold 0xFF besides, which is NaN in float16 and float32.
+nobody wrote is a fault.
 """
 
 import numpy as np
@@ -9,7 +9,6 @@ import numpy as np
 from tests.ptx.parse import GpuError
 
 READ, WRITE, WRITTEN = 1, 2, 4
-POISON = 0xFF
 GUARD_BYTES = 4096  # between allocations: nothing there may be touched
 ALIGNMENT = 256  # of cuMemAlloc, as the CUDA driver API promises at least
 # One element of that many bytes, moved without regard to what it means.
@@ -20,7 +19,7 @@ class _Bytes:
     """Bytes with flags, read and written as aligned elements of 1, 2, 4, 8 or 16 bytes."""
 
     def __init__(self, size: int):
-        self.data = np.full(size, POISON, np.uint8)
+        self.data = np.zeros(size, np.uint8)
         self.flags = np.zeros(size, np.uint8)
         self.elements = {width: self.data.view(carrier) for width, carrier in CARRIERS.items()}
         self._flag_elements = {width: self.flags.view(carrier) for width, carrier in CARRIERS.items()}
@@ -61,7 +60,6 @@ class Memory:
         if after > self._bytes.data.size:
             raise GpuError(f"the machine's memory of {self._bytes.data.size} bytes is full")
         self._next = self._start + -(-(after - self._start) // ALIGNMENT) * ALIGNMENT
-        self._bytes.data[at : at + size] = POISON
         self._bytes.flags[at : at + size] = access
         return self.base + at
 
