@@ -29,7 +29,7 @@ DEVICE_SIDE = (
     *("engine.build", "engine.config", "engine.layers", "engine.log", "engine.plugin_layers"),
     *("bundle.archive", "bundle.bundle", "bundle.subset", "bundle.validate", "gate.baseline", "gate.gate"),
 )
-# Imports point down these floors, as CONTRIBUTING.md draws them: a package imports from its own and from those below it.
+# Imports point down these floors, as CONTRIBUTING.md draws them: a package imports from its own and those below it.
 FLOORS = (
     {"cli"},
     {"pipeline"},

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from rmt_edge.cli import options
 from rmt_edge.data import dataset
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model import checkpoint as checkpoints
+from rmt_edge.runtime.onnx_runner import OnnxRunner
 from tests.engine.test_build import needs_rtx
 
 
@@ -74,6 +76,52 @@ def test_a_drop_above_the_limit_is_said_and_everything_is_kept(checkpoint, image
     )
     assert len(deployment.too_large_drops) == 1 and "more than the 0.5" in deployment.too_large_drops[0]
     assert all(path.is_file() for path in deployment.paths)
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_where_the_engine_s_gpu_is_the_engine_itself_is_validated_and_measured(
+    checkpoint, images, recipes, tmp_path, monkeypatch
+):
+    """There is no GPU here: the engine's runner is ONNX Runtime on the file that the engine was built from."""
+    real, opened = pipeline.validate, []
+
+    def validate(file, data, reference, output, max_drop, confidence, labels=None, workers=None, runner=None, *rest):
+        if file.manifest.kind == ENGINE:
+            opened.append(file.path.name)
+            runner = OnnxRunner(file.path.with_name(file.manifest.source["name"]))
+        return real(file, data, reference, output, max_drop, confidence, labels, workers, runner, *rest)
+
+    monkeypatch.setattr(pipeline, "has_gpu", lambda: True)
+    monkeypatch.setattr(pipeline, "check_engine", lambda engine, library: None)
+    monkeypatch.setattr(pipeline, "load_cuda", lambda: None)
+    monkeypatch.setattr(pipeline, "validate", validate)
+    monkeypatch.setattr(pipeline, "bench", lambda engines, libraries: [x.path.with_suffix(".json") for x in engines])
+    monkeypatch.setattr(pipeline, "verdict", lambda folder: [SimpleNamespace(path=folder / "gpu.verdict.json")])
+    deployment = pipeline.deploy(
+        checkpoint, images, images, tmp_path, [recipes["fp16"], recipes["int8"]], kernels="native", max_drop=100
+    )
+    assert opened == [f"nano.{x}.rtx-portable.native.engine" for x in ("fp16", "int8")]
+    for model in deployment.models.values():
+        assert model.engine_predictions.manifest.source["sha256"] == model.engine.sha256
+        assert model.engine_predictions.details["top1_percent"] == model.predictions.details["top1_percent"]
+        assert model.engine_predictions.path in deployment.paths
+    assert [x.name for x in deployment.measured] == [
+        *(x.replace(".engine", ".json") for x in opened),
+        "gpu.verdict.json",
+    ]
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_an_engine_that_does_not_run_here_is_built_and_said_not_to_be_measured(
+    checkpoint, images, recipes, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(pipeline, "has_gpu", lambda: True)  # some GPU: the engine is for none that the driver names
+    deployment = pipeline.deploy(checkpoint, images, output=tmp_path, recipes=[recipes["fp16"]], kernels="native",
+                                 max_drop=100)  # fmt: skip
+    assert deployment.models["fp16"].engine_predictions is None and deployment.measured == []
+    assert "neither validated nor measured here" in caplog.text and "does not run here" in caplog.text
 
 
 def test_a_mistake_is_found_before_anything_is_written(checkpoint, images, recipes, tmp_path):
