@@ -16,14 +16,14 @@ MARKED := not slow
 .PHONY: demo test check wheel clean
 
 demo: $(INSTALLED)
-	@start=$$(date +%s); retention=native; \
+	@start=$$(date +%s); kernels=native; \
 	if command -v g++ > /dev/null; then \
-	    retention=plugin; echo "The plugin library, for the demo's GPU alone:"; \
+	    kernels=plugin; echo "The plugin library, for the demo's GPU alone:"; \
 	    $(VENV)/bin/rmt-edge plugin build --sm 86 --arch x86_64 --output $(DEMO_LIBRARIES) || exit 1; \
 	else echo "No g++: engines with TensorRT's own layers instead of rmt-edge's plugins."; fi; \
 	$(VENV)/bin/rmt-edge deploy $(REFERENCE)/rmt_nano_fashion_mnist.safetensors \
 	    --calibration $(REFERENCE)/calibration.npz --data $(REFERENCE)/test.npz --output $(DEMO) \
-	    --retention $$retention --libraries $(DEMO_LIBRARIES) && \
+	    --kernels $$kernels --libraries $(DEMO_LIBRARIES) && \
 	echo && cat $(DEMO)/report.md && \
 	echo && echo "make demo: $$(( $$(date +%s) - start )) s. The page above is $(DEMO)/report.md, and with its figures $(DEMO)/report.html"
 

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rmt_edge.accuracy.reference import reference_predictions, validate_against_checkpoint
     from rmt_edge.accuracy.validate import validate
     from rmt_edge.artifact import Artifact, read_artifact
     from rmt_edge.bundle.bundle import unpack
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rmt_edge.errors import CheckFailedError, RmtEdgeError
     from rmt_edge.graph.export import export
     from rmt_edge.latency.bench import bench
+    from rmt_edge.latency.verdict import verdict
     from rmt_edge.pipeline import deploy
     from rmt_edge.quantization.quantize import quantize
     from rmt_edge.quantization.recipe import load_recipe
@@ -29,7 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Artifact", "CheckFailedError", "RmtEdgeError", "bench", "build", "deploy", "export", "load_profile",
     "load_recipe", "open_dataset", "open_engine", "open_onnx", "pack", "quantize", "read_artifact", "read_images",
-    "unpack", "validate", "write_report",
+    "reference_predictions", "unpack", "validate", "validate_against_checkpoint", "verdict", "write_report",
 ]  # fmt: skip
 
 # Where each public name lives. tests/test_api.py holds this table to the imports above, which type checkers read.
@@ -38,8 +40,10 @@ _HOMES = {
     "build": "engine.build", "deploy": "pipeline", "export": "graph.export", "load_profile": "device.profile",
     "load_recipe": "quantization.recipe", "open_dataset": "data.dataset", "open_engine": "runtime.open",
     "open_onnx": "runtime.onnx_runner", "pack": "bundle.pack", "quantize": "quantization.quantize",
-    "read_artifact": "artifact", "read_images": "data.dataset", "unpack": "bundle.bundle",
-    "validate": "accuracy.validate", "write_report": "report.collect",
+    "read_artifact": "artifact", "read_images": "data.dataset", "reference_predictions": "accuracy.reference",
+    "unpack": "bundle.bundle", "validate": "accuracy.validate",
+    "validate_against_checkpoint": "accuracy.reference", "verdict": "latency.verdict",
+    "write_report": "report.collect",
 }  # fmt: skip
 
 
