@@ -47,7 +47,8 @@ def validate(args: argparse.Namespace) -> None:
 
     too_large = []
     for subject in args.subjects:
-        predictions = (_validate_engine if subject.suffix == ".engine" else _validate_onnx)(subject, args)
+        way = _validate_engine if subject.suffix == ".engine" else _validate_onnx
+        predictions = (_validate_with_reference if args.reference is not None else way)(subject, args)
         print(predictions.path)
         if not predictions.details["within_max_drop"]:
             too_large.append(drop_message(predictions))
@@ -59,7 +60,7 @@ def _validate_engine(subject: Path, args: argparse.Namespace) -> Artifact:
     from rmt_edge.bundle.validate import validate_engine
     from rmt_edge.runtime.open import open_engine
 
-    if args.data is not None or args.reference is not None:
+    if args.data is not None:
         return _validate_with_reference(subject, args)
     if args.checkpoint or args.labels or args.images:
         raise RmtEdgeError(
@@ -104,8 +105,6 @@ def _validate_onnx(subject: Path, args: argparse.Namespace) -> Artifact:
     from rmt_edge.bundle.validate import validate_onnx
     from rmt_edge.runtime.onnx_runner import OnnxRunner
 
-    if args.reference is not None:
-        return _validate_with_reference(subject, args)
     if args.bundle is not None:
         if args.checkpoint or args.data or args.labels:
             raise RmtEdgeError(
