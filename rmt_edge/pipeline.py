@@ -35,7 +35,6 @@ from rmt_edge.quantization.quantize import calibration_set, quantize
 from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
 from rmt_edge.report.collect import write_report
 from rmt_edge.runtime.engine_runner import load_cuda
-from rmt_edge.runtime.onnx_runner import open_onnx
 
 OUTPUT = Path("deployed")
 RECIPES = ("fp32", "fp16", "int8")
@@ -144,8 +143,7 @@ def deploy(
         reference = reference or reference_predictions(
             opened, dataset, folder, size, workers=workers, device=torch_device
         )
-        runner = open_onnx(onnx)
-        predictions = validate(onnx, dataset, reference, None, max_drop, confidence, workers=workers, runner=runner)
+        predictions = validate(onnx, dataset, reference, None, max_drop, confidence, workers=workers)
         estimate = None
         if profile.bandwidth_gb_s is not None and recipe.precision != "fp32":
             estimate = estimate_onnx(onnx, profile, profile.batches)

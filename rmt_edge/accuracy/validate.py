@@ -26,7 +26,7 @@ from rmt_edge.artifact import CHECKPOINT, DATA, PREDICTIONS, Artifact, output_fo
 from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.runtime.open import open_engine
+from rmt_edge.runtime.open import open_runner
 
 logger = logging.getLogger(__name__)
 
@@ -64,18 +64,12 @@ def validate(
     data, labels_file: a data set with labels that fit the checkpoint's classes (open_dataset). reference: predictions
     of the float32 model on it (accuracy/reference.py); of the data set the images that they are of are taken. max_drop,
     confidence: see limits.judgement. workers: processes that decode a folder's images. runner: the file, opened
-    (open_onnx, open_engine); without it an engine is opened here. libraries: see open_engine.
+    (open_onnx, open_engine); without it the file is opened here. libraries: see open_engine.
     """
     start = time.monotonic()
     max_drop, confidence = checked_max_drop(max_drop), checked_confidence(confidence)
     checked_workers(workers)
     subject = subject_of(file)
-    if runner is None and not subject.is_engine:
-        raise RmtEdgeError(
-            f"{subject.file.path.name} is not opened.",
-            "an ONNX file runs through ONNX Runtime, which a device has not.",
-            "Pass runner=open_onnx(file), of rmt_edge.runtime.onnx_runner.",
-        )
     details = subject.file.details
     preprocessing = Preprocessing.from_dict(details["preprocessing"])
     expected = read_artifact(reference, PREDICTIONS)
@@ -94,7 +88,7 @@ def validate(
     with contextlib.ExitStack() as opened:
 
         def load() -> Run:
-            found = opened.enter_context(open_engine(subject.file, libraries)) if runner is None else runner
+            found = opened.enter_context(open_runner(subject.file, libraries)) if runner is None else runner
             return padded(found, subject.batches.start)
 
         top, resumed_images = predict_resumably(

@@ -89,14 +89,9 @@ def _validate_with_reference(subject: Path, args: argparse.Namespace) -> Artifac
         raise RmtEdgeError(
             "pillow is not installed.", "--data is decoded and resized with it.", "pip install pillow"
         ) from error
-    runner = None
-    if subject.suffix != ".engine":
-        from rmt_edge.runtime.onnx_runner import open_onnx
-
-        runner = open_onnx(subject)
     return run(
         subject, args.data, args.reference, args.output, args.max_drop, args.confidence, args.labels, args.workers,
-        runner, args.libraries,
+        None, args.libraries,
     )  # fmt: skip
 
 

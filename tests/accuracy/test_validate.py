@@ -127,15 +127,20 @@ def test_a_batch_is_bounded_by_the_profile_and_by_memory(onnx_files, tmp_path, s
 def test_the_engine_is_opened_here_if_it_is_not_yet(engine, runner, reference, class_folders, monkeypatch, tmp_path):
     opened = []
     monkeypatch.setattr(
-        "rmt_edge.accuracy.validate.open_engine", lambda *given: opened.append(given) or nullcontext(runner)
+        "rmt_edge.accuracy.validate.open_runner",
+        lambda file, libraries: opened.append((file.path, libraries)) or nullcontext(runner),
     )
     validate(engine, class_folders, reference, max_drop=100, libraries=tmp_path)
     assert opened == [(engine, tmp_path)]
 
 
-def test_an_onnx_file_that_is_not_opened_is_refused(onnx_files, reference, class_folders):
-    with pytest.raises(RmtEdgeError, match=r"is not opened[\s\S]*open_onnx"):
-        validate(onnx_files["int8"], class_folders, reference)
+def test_an_onnx_file_is_opened_too(onnx_files, reference, class_folders, tmp_path):
+    path = onnx_files["int8"]
+    opened, given = (
+        validate(path, class_folders, reference, tmp_path / x, max_drop=100, runner=y)
+        for x, y in (("opened", None), ("given", OnnxRunner(path)))
+    )
+    assert opened.details["per_class"] == given.details["per_class"]
 
 
 def killed(runner):
