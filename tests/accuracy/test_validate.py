@@ -20,7 +20,7 @@ from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifa
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.runtime.onnx_runner import open_onnx
+from rmt_edge.runtime.onnx_runner import OnnxRunner, open_onnx
 from tests.commands import call
 from tests.conftest import SMALL
 
@@ -247,7 +247,7 @@ def test_logits_of_another_number_of_classes_are_refused(engine, reference, clas
 def test_the_command_validates_an_engine_over_a_data_set(
     capsys, engine, runner, reference, class_folders, monkeypatch, onnx_files, tmp_path
 ):
-    monkeypatch.setattr("rmt_edge.accuracy.validate.open_engine", lambda *_: nullcontext(runner))
+    monkeypatch.setattr("rmt_edge.accuracy.validate.open_runner", lambda *_: nullcontext(runner))
     given = ["--data", class_folders, "--reference", reference.path, "--max-drop", 100, "--output", tmp_path / "out"]
     status, paths, errors = call(capsys, "validate", engine.path, onnx_files["int8"], *given)
     assert status == 0, errors
