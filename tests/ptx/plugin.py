@@ -11,7 +11,7 @@ from tests.ptx.parse import GpuError
 # nvinfer1::DataType and nvinfer1::PluginFieldType.
 DATA_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int8): 2}
 NUMPY_TYPES = {number: dtype for dtype, number in DATA_TYPES.items()}
-FIELD_TYPES = {np.dtype(np.float32): 1, np.dtype(np.int32): 5, np.dtype(np.int64): 10}
+FIELD_TYPES = {np.dtype(np.float32): 1, np.dtype(np.int32): 5, np.dtype(np.uint8): 6, np.dtype(np.int64): 10}
 MAX_DIMS, MAX_TACTICS = 8, 16
 CALLBACKS = {1: "setTactic", 2: "onShapeChange", 3: "enqueue"}
 
@@ -102,6 +102,8 @@ class Plugin:
 
 
 def _field_array(value: object, integers: type) -> np.ndarray:
+    if isinstance(value, bytes):
+        return np.frombuffer(value, np.uint8)
     array = np.atleast_1d(np.asarray(value))
     return np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else integers)
 
