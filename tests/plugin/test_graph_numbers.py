@@ -40,7 +40,7 @@ def exported(tmp_path_factory):
     """A function from the name of a recipe that ships to the ONNX file it makes of the trained reference."""
     folder = tmp_path_factory.mktemp("reference")
     return functools.cache(
-        lambda name: export(quantize(CHECKPOINT, load_recipe(name), folder, REFERENCE / "calibration.npz"))
+        lambda name: export(quantize(CHECKPOINT, load_recipe(name), folder, REFERENCE / "calibration.npz")).path
     )
 
 
@@ -52,7 +52,7 @@ def reference():
 
     @functools.cache
     def run(count):
-        images, _ = next(dataset.batches(model.preprocessing, count))
+        images = next(dataset.batches(model.preprocessing, count))
         with torch.no_grad():
             return images, model(torch.from_numpy(images)).numpy()
 

@@ -45,6 +45,28 @@ def test_batch_1_after_4_and_4_again(device):
         assert_right(out, first_images(case[0], batch), *case[1:])
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_sizes_are_those_of_the_call_without_a_change_of_shape(device, batch):
+    case = retention_case()
+    plugin, arrays = retention_plugin(device, *case, True, max_batch=4)
+    plugin([arrays[0][:2], *arrays[1:]])
+    (out,) = plugin([arrays[0][:batch], *arrays[1:]], is_told=False)
+    assert_right(out, first_images(case[0], batch), *case[1:])
+
+
+def test_primary_context_serves_where_none_is_current(device):
+    case = retention_case(batch=1)
+    before = device.driver.standin_primary_users()
+    device.driver.standin_set_context(0)
+    try:
+        plugin, arrays = retention_plugin(device, *case, True)
+        assert_right(plugin(arrays)[0], *case)
+        plugin.close()
+    finally:
+        device.driver.standin_set_context(CONTEXT)
+    assert device.driver.standin_primary_users() == before
+
+
 def test_depthwise_batch_1_after_4(device):
     case = make_case((4, 5, 9, 80), 3, (True, True, True), FP16)
     plugin, arrays = depthwise_plugin(device, "AddDepthwiseResidualNormInt8", case, opt_batch=2, max_batch=4)

@@ -24,6 +24,7 @@ DRIVER_NAME = b"libcuda.so.1"
 STANDIN_NAME = "libcuda{:02}.so"
 CONTEXT = 16  # of the calling program, as cuCtxGetCurrent gives it
 STREAM = 0x77
+SYNCHRONISES = (b"cuStreamSynchronize", b"cuCtxSynchronize")
 FEW_BLOCKS = 2
 FAILED = 719  # CUDA_ERROR_LAUNCH_FAILED
 ELF = b"\x7fELF"
@@ -71,6 +72,7 @@ class Device:
         self.rewrite: Callable[[str], str] = str  # changes a kernel's PTX before it runs, for tests that plant a fault
         self._cache, self._ptx_of_cubin = cache, {}
         self._texts: dict[int, str] = {}  # by address of the image
+        self._copies: list[tuple[int, np.ndarray]] = []  # to the GPU, on their way
         name = STANDIN_NAME.format(next(_NUMBERS))
         self.driver = ctypes.CDLL(str(build_native("driver.c", folder / name, headers, f"-Wl,-soname,{name}")))
         callbacks = (self._allocate, lambda _: None, self._copy, self._launch, self._event)
@@ -102,15 +104,23 @@ class Device:
 
     def _event(self, what: bytes) -> None:
         self.events[what.decode()] += 1
+        if what in SYNCHRONISES:
+            self._finish_copies()
+
+    def _finish_copies(self) -> None:
+        copies, self._copies = self._copies, []
+        try:
+            for pointer, data in copies:
+                self.memory.copy_in(pointer, data)
+        except GpuError as error:
+            self.error = error
 
     def _allocate(self, size: int) -> int:
         return self.memory.allocate(size, READ)  # kernels only read what the host copies there
 
     def _copy(self, to: int, source: int, size: int) -> None:
-        try:
-            self.memory.copy_in(to, np.frombuffer(ctypes.string_at(source, size), np.uint8))
-        except GpuError as error:
-            self.error = error
+        """Of pageable memory: the data arrives when the host waits for it, and not before."""
+        self._copies.append((to, np.frombuffer(ctypes.string_at(source, size), np.uint8)))
 
     def _launch(self, image: int, symbol: bytes, sizes, shared_bytes: int, stream: int, parameters) -> int:
         try:

@@ -11,7 +11,7 @@ from tests.ptx.parse import GpuError
 # nvinfer1::DataType and nvinfer1::PluginFieldType.
 DATA_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int8): 2}
 NUMPY_TYPES = {number: dtype for dtype, number in DATA_TYPES.items()}
-FIELD_TYPES = {np.dtype(np.float32): 1, np.dtype(np.int32): 5, np.dtype(np.int64): 10}
+FIELD_TYPES = {np.dtype(np.float32): 1, np.dtype(np.int32): 5, np.dtype(np.uint8): 6, np.dtype(np.int64): 10}
 MAX_DIMS, MAX_TACTICS = 8, 16
 CALLBACKS = {1: "setTactic", 2: "onShapeChange", 3: "enqueue"}
 
@@ -68,9 +68,12 @@ class Plugin:
         self.workspace_bytes = device.host.host_workspace_bytes(self.handle)
 
     def __call__(
-        self, arrays: list[np.ndarray], tactic: int = 0, context: int = 0, offset: int = 0
+        self, arrays: list[np.ndarray], tactic: int = 0, context: int = 0, offset: int = 0, is_told: bool = True
     ) -> list[np.ndarray]:
-        """The outputs. tactic 0 lets the plugin choose; offset: bytes that every input lies off its alignment."""
+        """The outputs. tactic 0 lets the plugin choose; offset: bytes that every input lies off its alignment.
+
+        is_told: whether onShapeChange comes before enqueue.
+        """
         device, memory = self.device, self.device.memory
         batch = arrays[0].shape[0]
         shapes = [(batch, *shape[1:]) for shape in self.output_shapes]
@@ -85,6 +88,7 @@ class Plugin:
             status = device.host.host_enqueue(
                 self.handle, context, tactic, ctypes.c_int64(batch), (ctypes.c_void_p * len(inputs))(*inputs),
                 (ctypes.c_void_p * len(outputs))(*outputs), ctypes.c_void_p(workspace), ctypes.c_void_p(STREAM),
+                int(is_told),
             )  # fmt: skip
             device.raise_error()
             if status:
@@ -98,6 +102,8 @@ class Plugin:
 
 
 def _field_array(value: object, integers: type) -> np.ndarray:
+    if isinstance(value, bytes):
+        return np.frombuffer(value, np.uint8)
     array = np.atleast_1d(np.asarray(value))
     return np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else integers)
 

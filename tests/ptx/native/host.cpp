@@ -323,9 +323,10 @@ extern "C"
 
     size_t host_workspace_bytes(Handle const* handle) { return handle->workspaceBytes; }
 
-    //! \return 0, or the number of the callback that failed: 1 setTactic, 2 onShapeChange, 3 enqueue.
+    //! isTold: whether onShapeChange is called. \return 0, or the callback that failed: 1 setTactic, 2 onShapeChange,
+    //! 3 enqueue.
     int32_t host_enqueue(Handle* handle, int32_t context, int32_t tactic, int64_t batch, void const* const* inputs,
-        void* const* outputs, void* workspace, void* stream)
+        void* const* outputs, void* workspace, void* stream, int32_t isTold)
     {
         std::vector<PluginTensorDesc> tensors;
         for (Tensor const& tensor : handle->tensors)
@@ -338,7 +339,8 @@ extern "C"
         {
             return 1;
         }
-        if (runtime.onShapeChange(tensors.data(), handle->nbInputs, outputTensors, handle->nbOutputs) != 0)
+        if (isTold != 0
+            && runtime.onShapeChange(tensors.data(), handle->nbInputs, outputTensors, handle->nbOutputs) != 0)
         {
             return 2;
         }
