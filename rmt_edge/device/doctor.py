@@ -284,9 +284,17 @@ def _follow(tree: ast.AST, found: set[str], seen: set[Path]) -> None:
                 _follow(ast.parse(file.read_text(encoding="utf-8")), found, seen)
 
 
+def _run_at_once(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a tree but for what only type checkers read."""
+    yield tree
+    if not (isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING"):
+        for node in ast.iter_child_nodes(tree):
+            yield from _run_at_once(node)
+
+
 def _imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
     """What is imported, and whether it must be a module: of `from x import y` x is one, x.y may be one too."""
-    for node in ast.walk(tree):
+    for node in _run_at_once(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, True) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

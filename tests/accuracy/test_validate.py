@@ -128,7 +128,7 @@ def test_the_engine_is_opened_here_if_it_is_not_yet(engine, runner, reference, c
     opened = []
     monkeypatch.setattr(
         "rmt_edge.accuracy.validate.open_runner",
-        lambda file, libraries: opened.append((file.path, libraries)) or nullcontext(runner),
+        lambda *given: opened.append(given) or nullcontext(runner),
     )
     validate(engine, class_folders, reference, max_drop=100, libraries=tmp_path)
     assert opened == [(engine, tmp_path)]
