@@ -2,6 +2,7 @@
 # make test   the tests without the slow ones; make test MARKED=slow for those
 # make check  formatting, lint, types
 # make wheel  dist/rmt_edge-*.whl, all that a device installs of this repository
+# make check-plugin LIBRARY=…  every kernel of a plugin library, executed on the CPU and held to the reference
 # make clean  what the above left behind, the virtual environment included
 # PYTHON=python3.12 make …  another interpreter than python3 (3.10 or newer)
 
@@ -12,8 +13,9 @@ REFERENCE := bench/reference
 DEMO := deployed/demo
 DEMO_LIBRARIES := build/demo-plugin
 MARKED := not slow
+LIBRARY ?= build/plugin/librmt_edge_plugin_x86_64.so
 
-.PHONY: demo test check wheel clean
+.PHONY: check-plugin demo test check wheel clean
 
 demo: $(INSTALLED)
 	@start=$$(date +%s); kernels=native; \
@@ -52,6 +54,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	    --constraint constraints.txt --editable ".[workstation,dev]"
 	@touch $@
+
+check-plugin: $(INSTALLED)
+	$(VENV)/bin/python -m tests.plugin.check_library $(LIBRARY)
 
 clean:
 	rm -rf $(VENV) deployed build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
