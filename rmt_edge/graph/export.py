@@ -8,7 +8,6 @@ back from the written file, with bodies and quantisers put back.
 
 import json
 import logging
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -88,7 +87,7 @@ def export(quantized: Path | Artifact, output: Path | None = None) -> Artifact:
         form_counts = check_plugin_form(onnx.load(temporary_form), onnx.load(temporary))
         expected = expected_logits(model, ranges, dtype, MAX_RELATIVE_ERROR[precision])
         details = source.details | {
-            "relative_error": check_against_torch(temporary, expected),
+            "relative_error": check_against_torch(OnnxRunner(temporary), expected),
             "plugin_form_relative_error": check_plugin_form_against_torch(temporary_form, expected),
         }
         write = partial(write_manifest, recipe=source.recipe, seconds=time.monotonic() - start)
@@ -143,23 +142,21 @@ def logits_of(model: FoldedRMT, images: np.ndarray) -> np.ndarray:
     return model(torch.from_numpy(images)).numpy()
 
 
-def check_against_torch(path: Path, expected: Expected) -> float:
+def check_against_torch(runner: OnnxRunner, expected: Expected) -> float:
     """The relative error of ONNX Runtime's logits against PyTorch's.
 
     A larger error than the limit is none where the INT8 rounding itself makes a larger one: through enough rounded
     tensors FP16 falls to another side so often that the two errors have no more to do with each other.
     """
-    error, limit = relative_error(OnnxRunner(path)(expected.images), expected.logits), expected.limit
+    error, limit = relative_error(runner(expected.images), expected.logits), expected.limit
     if error > limit:
         limit = max(limit, 1.5 * expected.rounding_error)  # two unrelated errors of one size: √2
     # Not a user's fault: the graph and the model say different things.
-    assert error <= limit, f"{path.name}: ONNX Runtime is {error:.2e} away from PyTorch, more than {limit:.0e}"
+    assert error <= limit, f"{runner.path.name}: ONNX Runtime is {error:.2e} away from PyTorch, more than {limit:.0e}"
     return error
 
 
 def check_plugin_form_against_torch(path: Path, expected: Expected) -> float:
     """The relative error of what the plugin form in that file computes against PyTorch's logits."""
-    with tempfile.TemporaryDirectory(prefix=".check-", dir=path.parent) as folder:
-        runnable = Path(folder) / path.name
-        onnx.save(executable(onnx.load(path)), runnable)
-        return check_against_torch(runnable, expected)
+    content = executable(onnx.load(path)).SerializeToString()
+    return check_against_torch(OnnxRunner(path, content=content, as_written=True), expected)

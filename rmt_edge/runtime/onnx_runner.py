@@ -31,7 +31,9 @@ def open_onnx(file: Path | Artifact) -> "OnnxRunner":
 class OnnxRunner:
     """An ONNX file on the CPU, a runner (runner.py). precision: of the file, for records.
 
-    preprocessing: what its images go through, where the file was opened by open_onnx.
+    content: what a file at the path would hold, where it is not written. as_written: run each node as it stands,
+    without ONNX Runtime's graph optimisations. preprocessing: what its images go through, where the file was opened by
+    open_onnx.
     """
 
     preprocessing: Preprocessing | None = None
@@ -41,14 +43,16 @@ class OnnxRunner:
     transfers: tuple[bool, ...] = (False,)  # the images are where the CPU computes
     cuda_graphs: tuple[bool, ...] = (False,)
 
-    def __init__(self, path: Path, precision: str = ""):
+    def __init__(self, path: Path, precision: str = "", content: bytes | None = None, as_written: bool = False):
         self.path, self.precision = path, precision
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # it warns of FP16 constants that its CPU kernels cannot fold; nothing is wrong
         options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        if as_written:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self.session = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS
+                content or path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS
             )
         except Exception as error:  # onnxruntime raises its own types, which share no base but Exception
             raise RmtEdgeError(f"ONNX Runtime does not take {path}: {error}") from error
