@@ -43,7 +43,7 @@ def assert_close(out, wanted, limit):
 
 
 def assert_within_reference_error(out, tensors, attributes, decomposed):
-    """As flash-attention tests kernels: at most twice the float16 reference's error, plus one rounding; float32: a limit."""
+    """At most twice the float16 reference's own error and a rounding, as flash-attention tests; float32 has a limit."""
     wanted = retention(*(x.float() for x in tensors), *attributes, decomposed)
     if out.dtype == torch.float32:
         return assert_close(out, wanted, FLOAT32_LIMIT)
