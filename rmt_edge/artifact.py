@@ -91,6 +91,11 @@ class Artifact:
         return parent_of(self.path.name, self.manifest.sha256, role)
 
     @property
+    def identity(self) -> dict[str, str]:
+        """Its name and sha256, as records hold them."""
+        return {"name": self.path.name, "sha256": self.sha256}
+
+    @property
     def sha256(self) -> str:
         """Of the file, in hex."""
         return self.manifest.sha256

@@ -259,7 +259,7 @@ def write_subset(
     found = accuracy(classes, classes, subset.labels)
     return {
         "images": len(subset),
-        "dataset": {"name": chosen.path.name, "sha256": chosen.sha256, "images": of},
+        "dataset": chosen.identity | {"images": of},
         "class_names": None if chosen.class_names is None else list(chosen.class_names),
         **{name: found[name] for name in ("reference_top1_percent", "reference_top5_percent")},
     }

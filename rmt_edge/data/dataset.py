@@ -61,6 +61,11 @@ class Dataset:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """Its name and sha256, as records hold them."""
+        return {"name": self.path.name, "sha256": self.sha256}
+
     def as_parent(self, role: str = DATA) -> dict[str, str]:
         """The data set as the parent of a file, for its manifest."""
         return parent_of(self.path.name, self.sha256, role)

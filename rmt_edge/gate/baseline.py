@@ -133,7 +133,7 @@ def _subject(folder: ArtifactFolder, name_of_file: str) -> tuple[str, dict[str, 
     return name, {
         "recipe": predictions.recipe,
         "checkpoint": model.details["checkpoint"],
-        "model": {"name": model.path.name, "sha256": model.sha256, "kind": kind},
+        "model": model.identity | {"kind": kind},
         "data": {key: (images or manifest.parent(DATA))[key] for key in ("name", "sha256")},
         "images": details["images"],
         "runtime": details["runtime"],

@@ -160,7 +160,7 @@ def _measured(points: list[Point], settings: MeasureSettings) -> dict[int, Run]:
 
 def _record(file: Artifact, runs: list[Run], settings: MeasureSettings, machine: dict[str, Any]) -> LatencyRecord:
     return LatencyRecord(
-        subject={"name": file.path.name, "sha256": file.sha256, "kind": file.manifest.kind},
+        subject=file.identity | {"kind": file.manifest.kind},
         recipe=file.recipe,
         precision=file.recipe["precision"],
         kernels=file.details.get("kernels"),

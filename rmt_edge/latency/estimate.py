@@ -38,7 +38,7 @@ def estimate_onnx(
     path = folder / f"{source.path.stem}.{profile.name}.estimate.json"
     record = {
         "kind": "estimate",
-        "subject": {"name": source.path.name, "sha256": source.sha256},
+        "subject": source.identity,
         "recipe": source.recipe,
         "precision": source.recipe["precision"],
         "int8_layers": len(int8_layers),

@@ -119,7 +119,7 @@ def calibrated_subject(
     model = checkpoint.model
     preprocessing = preprocessing or model.preprocessing
     dataset = calibration_set(recipe, calibration)
-    parents = {"checkpoint": checkpoint.identity, "calibration": {"name": dataset.path.name, "sha256": dataset.sha256}}
+    parents = {"checkpoint": checkpoint.identity, "calibration": dataset.identity}
     asked = {"preprocessing": preprocessing.to_dict(), "recipe": recipe.to_dict(), "weights": checkpoint.weights}
     asked |= {"calibration_images": dataset.drawing(), "torch_device": device_name(runs_on)}
     key = json.dumps(parents | asked | {"versions": versions()}, sort_keys=True)

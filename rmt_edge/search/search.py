@@ -173,7 +173,7 @@ def search(
     record: dict[str, Any] = {
         "kind": "search",
         **subject.facts(),
-        "selection": {"name": dataset.path.name, "sha256": dataset.sha256},
+        "selection": dataset.identity,
         "images": len(dataset),
         "drawn": dataset.drawing(),
         "recipe": recipe.to_dict(),

@@ -95,7 +95,7 @@ def sensitivity(
     record = {
         "kind": "sensitivity",
         **subject.facts(),
-        "data": {"name": dataset.path.name, "sha256": dataset.sha256},
+        "data": dataset.identity,
         "recipe": {"name": recipe.name, "method": recipe.method, "images": recipe.images, "weights": recipe.weights},
         "images": len(dataset),
         "drawn": dataset.drawing(),
