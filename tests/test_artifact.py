@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from rmt_edge import artifact
-from rmt_edge.artifact import ONNX, manifest_path, output_folder, read_artifact, write_manifest, written_whole
+from rmt_edge.artifact import ONNX, manifest_path, read_artifact, write_manifest
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.writing import output_folder, written_whole
 
 
 def write(path, content=b"content", kind=ONNX):

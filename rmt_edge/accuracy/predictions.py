@@ -12,7 +12,7 @@ import numpy as np
 
 from rmt_edge.accuracy.paired import Top, flips, per_class
 from rmt_edge.accuracy.resume import resumed
-from rmt_edge.artifact import PREDICTIONS, Artifact, versions, write_manifest, written_whole
+from rmt_edge.artifact import PREDICTIONS, Artifact, versions, write_manifest
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import (
@@ -26,6 +26,7 @@ from rmt_edge.metrics import (
     top_classes,
 )
 from rmt_edge.progress import progress_bar
+from rmt_edge.writing import written_whole
 
 BATCH = 50
 KEPT = 5  # classes kept per image

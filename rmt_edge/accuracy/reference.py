@@ -16,20 +16,13 @@ from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop
 from rmt_edge.accuracy.predictions import BATCH, Run, predict_resumably, write_predictions
 from rmt_edge.accuracy.resume import finish
 from rmt_edge.accuracy.validate import DataImages, checked_workers, validate
-from rmt_edge.artifact import (
-    ONNX,
-    PREDICTIONS,
-    Artifact,
-    check_made_from,
-    manifest_path,
-    output_folder,
-    read_artifact,
-)
+from rmt_edge.artifact import ONNX, PREDICTIONS, Artifact, check_made_from, manifest_path, read_artifact
 from rmt_edge.data.dataset import Dataset, check_labels, image_count, open_dataset
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.model.torch_device import device_name, torch_device
 from rmt_edge.runtime.onnx_runner import open_onnx
+from rmt_edge.writing import output_folder
 
 
 def reference_predictions(

@@ -22,11 +22,12 @@ from rmt_edge.accuracy.paired import worst_images
 from rmt_edge.accuracy.predictions import Run, accuracy, padded, predict_resumably, top_in, write_predictions
 from rmt_edge.accuracy.resume import finish
 from rmt_edge.accuracy.subject import Subject, subject_of
-from rmt_edge.artifact import CHECKPOINT, DATA, PREDICTIONS, Artifact, output_folder, parent_of, read_artifact
+from rmt_edge.artifact import CHECKPOINT, DATA, PREDICTIONS, Artifact, parent_of, read_artifact
 from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.runtime.open import open_runner
+from rmt_edge.writing import output_folder
 
 logger = logging.getLogger(__name__)
 

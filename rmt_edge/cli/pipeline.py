@@ -137,7 +137,7 @@ def deploy(args: argparse.Namespace) -> None:
     deployment = run(
         checkpoint, args.data, args.calibration, args.output, args.recipes, args.device, args.kernels, args.libraries,
         args.labels, preprocessing_of(args, checkpoint), None, args.max_drop, args.confidence, args.workers,
-        args.images, args.torch_device,
+        args.images, args.torch_device, args.trust_libraries,
     )  # fmt: skip
     for path in deployment.paths:
         print(path)

@@ -28,11 +28,11 @@ from rmt_edge.artifact import (
     check_parent,
     plugin_form_path,
     read_manifest,
-    write_json,
 )
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.record import check_fields, machine_identity, read_latency_record, record_path
 from rmt_edge.metrics import hits
+from rmt_edge.writing import write_json
 
 KIND = "baseline"
 NAME = "baseline.json"

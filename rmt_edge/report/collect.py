@@ -21,8 +21,6 @@ from rmt_edge.artifact import (
     ArtifactFolder,
     check_parent,
     plugin_form_path,
-    write_json,
-    written_whole,
 )
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.quantization.recipe import PRECISIONS
@@ -43,6 +41,7 @@ from rmt_edge.report.records import (
     read_records,
     read_verdicts,
 )
+from rmt_edge.writing import write_json, written_whole
 
 NAME = "report.md"
 
