@@ -114,8 +114,9 @@ def deploy(
     checkpoint, weights: see load_checkpoint. data, labels: labelled images (open_dataset); calibration: images for the
     INT8 recipes. output: the folder for everything. recipes: names of calib/, paths or recipes. device: a profile of
     engines/, a path, `auto` or a profile. kernels, libraries, trust_libraries: see build. preprocessing: replaces the
-    checkpoint's. max_drop, confidence: see limits.judgement. images: how many of `data` to validate on, all by default. torch_device:
-    where PyTorch computes (model/torch_device.py). What can be refused is refused before the first long step.
+    checkpoint's. max_drop, confidence: see limits.judgement. images: how many of `data` to validate on, all by default.
+    torch_device: where PyTorch computes (model/torch_device.py). What can be refused is refused before the first long
+    step.
     """
     start = time.monotonic()
     checked_max_drop(max_drop), checked_confidence(confidence), checked_workers(workers), torch_device_of(torch_device)

@@ -162,11 +162,29 @@ def user_folder(kind: str) -> Path:
     return (named if named.is_absolute() else default) / "rmt-edge"
 
 
-def is_the_users_own(path: Path) -> bool:
-    """Whether a file or folder is there, no link, and such that this user, or root, alone may change it."""
+def private_folder(path: Path) -> Path:
+    """A folder that this user alone may enter, made if need be; what another user owns, or a link, is refused."""
     try:
-        found = path.lstat()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        if not path.is_symlink() and path.is_dir() and path.stat().st_uid == os.getuid():
+            path.chmod(0o700)
+    except OSError as error:
+        raise RmtEdgeError(f"The folder {path} cannot be made: {error.strerror or error}.") from error
+    if not is_private(path):
+        raise RmtEdgeError(
+            f"{path} is not a folder of this user's own.",
+            "what lies there is loaded into your processes, so nobody else may write it.",
+            "Remove it, or set XDG_CACHE_HOME and XDG_STATE_HOME to folders of your own.",
+        )
+    return path
+
+
+def is_private(folder: Path) -> bool:
+    """Whether a folder is there, no link, and such that this user, or root, alone can read or change what is in it."""
+    try:
+        found = folder.lstat()
     except OSError:
         return False
-    is_plain = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
-    return is_plain and found.st_uid in (os.getuid(), 0) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid in (os.getuid(), 0) and not found.st_mode & 0o077

@@ -1,7 +1,7 @@
 """Signatures of bundles: who packed it, where the seal tells only that nothing was damaged.
 
-By OpenSSH's `ssh-keygen -Y`, which every workstation and board has, with keys that people have: Ed25519, RSA, ECDSA or a
-security key. The signature lies beside the bundle, `<bundle>.sig`. Source: ssh-keygen(1), "ALLOWED SIGNERS".
+By OpenSSH's `ssh-keygen -Y`, which every workstation and board has, with keys that people have: Ed25519, RSA, ECDSA
+or a security key. The signature lies beside the bundle, `<bundle>.sig`. Source: ssh-keygen(1), "ALLOWED SIGNERS".
 """
 
 import re
@@ -22,7 +22,7 @@ def signature_path(bundle: Path) -> Path:
 
 
 def sign(bundle: Path, key: Path) -> Path:
-    """Sign a bundle with a private SSH key, or a public one whose private half the agent holds; returns the signature."""
+    """Sign a bundle with a private SSH key, or a public one whose other half the agent holds; returns the signature."""
     if not key.is_file():
         raise RmtEdgeError(f"There is no key {key}.", do="Make one: ssh-keygen -t ed25519 -f KEY")
     with bundle.open("rb") as content:
@@ -42,9 +42,7 @@ def check_signature(bundle: Path, keys: Path) -> str:
     """
     signature = signature_path(bundle)
     if not keys.is_file():
-        raise RmtEdgeError(
-            f"There is no file of keys {keys}.", "it holds public keys, or allowed signers, a line each."
-        )
+        raise RmtEdgeError(f"There is no file of keys {keys}.", "it holds public keys or allowed signers, a line each.")
     if not signature.is_file():
         raise RmtEdgeError(
             f"{bundle} is not signed: there is no {signature.name} beside it.",

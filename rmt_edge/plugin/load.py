@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.writing import is_the_users_own, output_folder, scratch_folder, user_folder, written_whole
+from rmt_edge.writing import is_private, private_folder, remove_leftovers, scratch_folder, user_folder, written_whole
 
 PLUGIN_NAMESPACE, PLUGIN_VERSION = "rmt_edge", "1"
 LIBRARIES = Path("build/plugin")  # where the libraries lie unless another folder is named
@@ -103,7 +103,7 @@ def _make_rtx_findable() -> None:
     try:
         ctypes.CDLL(RTX_LIBRARY, mode=ctypes.RTLD_GLOBAL)
     except OSError:
-        stub = user_folder("cache") / RTX_LIBRARY
+        stub = user_folder("cache") / "rtx" / RTX_LIBRARY
         if not _is_ours(stub):
             _build_stub(stub)
         ctypes.CDLL(str(stub), mode=ctypes.RTLD_GLOBAL)
@@ -112,7 +112,7 @@ def _make_rtx_findable() -> None:
 def _is_ours(stub: Path) -> bool:
     """Whether the stub is one that this user's rmt-edge made and that nobody else could change since."""
     noted = _stub_hash(stub)
-    if not all(is_the_users_own(x) for x in (stub.parent, stub, noted)):
+    if not (is_private(stub.parent) and stub.is_file() and noted.is_file()):
         return False
     return noted.read_text() == hashlib.sha256(stub.read_bytes()).hexdigest()
 
@@ -130,13 +130,7 @@ def _build_stub(stub: Path) -> None:
             "its wheel ships only libtensorrt_rtx.so.1, and its parser opens the name without the version.",
             "Install gcc, or put a link of that name on LD_LIBRARY_PATH before starting Python.",
         )
-    output_folder(stub.parent)
-    if not is_the_users_own(stub.parent):
-        raise RmtEdgeError(
-            f"{stub.parent} can be changed by other users.",
-            "a library that every process of yours loads would lie there.",
-            f"chmod go-w {stub.parent}, or set XDG_CACHE_HOME to a folder of your own.",
-        )
+    remove_leftovers(private_folder(stub.parent))
     with scratch_folder(stub) as folder:
         # The real library is in memory already and is found there by its name: linking takes only an empty namesake.
         empty, real, made = folder / "empty.c", folder / f"{RTX_LIBRARY}.1", folder / RTX_LIBRARY

@@ -13,7 +13,7 @@ from pathlib import Path
 from rmt_edge.artifact import sha256_of
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import BUNDLE_INDEX, BUNDLED_LIBRARIES, library_path
-from rmt_edge.writing import is_the_users_own, output_folder, user_folder, written_whole
+from rmt_edge.writing import is_private, private_folder, user_folder, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def vouch_for(library: Path) -> None:
     """Note that this user built a library."""
     note = _note_of(sha256_of(library))
     try:
-        output_folder(note.parent)
+        private_folder(note.parent)
         with written_whole(note) as temporary:
             temporary.write_text(f"{library.resolve()}\n")
     except RmtEdgeError as error:
@@ -33,7 +33,7 @@ def is_vouched_for(library: Path) -> bool:
     """Whether this user built the library, or the unpacked bundle that it lies in lists it."""
     sha256 = sha256_of(library)
     note = _note_of(sha256)
-    if is_the_users_own(note.parent) and is_the_users_own(note):
+    if is_private(note.parent) and note.is_file():
         return True
     return sha256 in _hashes_in_bundle(library)
 
