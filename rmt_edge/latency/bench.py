@@ -66,7 +66,7 @@ def bench(
     checked = [read_artifact(x, kinds[path.suffix]) for x, path in zip(files, paths, strict=True)]
     with contextlib.ExitStack() as stack:
         subjects = [
-            Subject(file, stack.enter_context(open_runner(file, libraries)), batches_of(file, batches))
+            Subject(file, stack.enter_context(open_runner(file, libraries, as_engine=False)), batches_of(file, batches))
             for file in checked
         ]
         beside = peers_beside(subjects, peers, Path(checkpoint)) if peers and checkpoint is not None else []
