@@ -37,6 +37,7 @@ from rmt_edge.data.decoding import (
 from rmt_edge.data.draw import Draw, draw
 from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.tasks.task import Spec, Task
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def truth(self) -> Any:
+        """What a model is held to (tasks/), None where there is none: labels."""
+        return self.labels
 
     @property
     def identity(self) -> dict[str, str]:
@@ -193,6 +199,11 @@ def check_labels(dataset: Dataset, num_classes: int) -> np.ndarray:
             do="Use the data set that this checkpoint was trained for.",
         )
     return dataset.labels
+
+
+def check_truth(dataset: Dataset, task: Task, spec: Spec) -> Any:
+    """What accuracy is measured by, if the set has it and it fits the model: of a classifier the labels."""
+    return check_labels(dataset, spec.classes)
 
 
 def _open_folder(path: Path, labels_file: Path | None) -> Dataset:
