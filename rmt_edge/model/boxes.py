@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rmt_edge.model.nms import nms
+from rmt_edge.model.spec import BOXES, COUNT, LABELS, SCORES
+from rmt_edge.ops.nms.op import nms
 
 RATIOS = (0.5, 1.0, 2.0)  # height over width
 MAX_LOG_RATIO = abs(math.log(16 / 1000))  # of a decoded size to its anchor's
@@ -84,31 +85,14 @@ def detections(boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
     """The boxes that are returned: threshold, NMS by class, the best MAX_DETECTIONS.
 
     boxes: (b, n, 4), or (b, n, classes, 4) where each class has its own; scores: (b, n, classes). Returns boxes
-    (b, MAX_DETECTIONS, 4), scores, labels (int32) and count (b,), in the order of the scores, filled up with zeros.
+    (b, m, 4), scores (b, m), labels (b, m) and count (b,), both int32, best first, m at most MAX_DETECTIONS. What is
+    beyond the count is boxes and scores of 0 and labels of -1.
     """
     b, n, classes = scores.shape
-    kept, order = scores.flatten(1).topk(min(CANDIDATES, n * classes))  # (b, k), by score
+    best, order = scores.flatten(1).topk(min(CANDIDATES, n * classes))  # (b, k)
     labels = order % classes
     rows = order if boxes.ndim == 4 else order.div(classes, rounding_mode="floor")
     candidates = rows_of(boxes.reshape(b, -1, 4), rows)  # (b, k, 4)
-    valid = kept > SCORE_THRESHOLD
-    keep = nms(candidates, labels, valid, NMS_IOU)
-    return _first(MAX_DETECTIONS, candidates, kept, labels, keep)
-
-
-def _first(count: int, boxes: Tensor, scores: Tensor, labels: Tensor, keep: Tensor) -> dict[str, Tensor]:
-    """The first `count` of the boxes that are kept, in their order, filled up with zeros."""
-    k = boxes.shape[1]
-    position = torch.arange(k, device=boxes.device)
-    found = (keep * (k - position)).topk(min(count, k))  # in order, and first what is kept
-    is_there = found.values > 0
-    there = is_there.to(scores.dtype)
-    chosen = {
-        "boxes": rows_of(boxes, found.indices) * there[..., None],
-        "scores": scores.gather(1, found.indices) * there,
-        "labels": (labels.gather(1, found.indices) * is_there).int(),
-    }
-    missing = count - min(count, k)
-    if missing:
-        chosen = {name: torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], dim=1) for name, x in chosen.items()}
-    return chosen | {"count": is_there.sum(dim=1).int()}
+    most = min(MAX_DETECTIONS, best.shape[1])
+    found = nms(candidates, best, labels.int(), NMS_IOU, SCORE_THRESHOLD, most)
+    return dict(zip((BOXES, SCORES, LABELS, COUNT), found, strict=True))

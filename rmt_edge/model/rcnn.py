@@ -22,18 +22,19 @@ from rmt_edge.model.boxes import (
 )
 from rmt_edge.model.downstream import Downstream
 from rmt_edge.model.fpn import FPN, POOLED, ConvModule
-from rmt_edge.model.nms import nms
-from rmt_edge.model.roi_align import multi_level_roi_align
-from rmt_edge.model.spec import CASCADE_MASK_RCNN, MASK_RCNN
+from rmt_edge.model.spec import BOXES, CASCADE_MASK_RCNN, LABELS, MASK_RCNN, MASKS, SCORES
 from rmt_edge.model.widths import Widths
+from rmt_edge.ops.nms.op import nms
+from rmt_edge.ops.roi_align.op import multi_level_roi_align
 
 PROPOSALS = 1000
 RPN_IOU = 0.7
+ANY_SCORE = -1.0  # below every score: the RPN has no threshold
 RPN_STDS = (1.0, 1.0, 1.0, 1.0)
 BOX_BINS, MASK_BINS = 7, 14
 MASK_CONVS = 4
 SHARED_CONVS = 4  # in the cascade's box heads
-STRIDES = RPN_ANCHORS.strides[:4]  # of the levels that RoIs are taken from
+ROI_LEVELS = 4  # that RoIs are taken from: P2 to P5
 # Of the deltas of a box head, by stage; Mask R-CNN has the first.
 STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 
@@ -53,27 +54,23 @@ class RPNHead(nn.Module):
 
 
 def proposals(logits: list[Tensor], deltas: list[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """The RPN's maps -> the best boxes (b, PROPOSALS, 4) and their scores, 0 where there is no box.
+    """The RPN's maps -> the best boxes (b, m, 4) and their scores (b, m), m at most PROPOSALS; 0 where there is none.
 
     Of each level the best PER_LEVEL, NMS among them, the best of all levels. Boxes of no area are kept.
     """
-    boxes, scores = [], []
+    boxes, scores, levels = [], [], []
     for level, (of_objects, of_boxes) in enumerate(zip(logits, deltas, strict=True)):
         h, w = of_objects.shape[2:]
         anchors = anchors_of(RPN_ANCHORS, level, h, w).to(of_boxes.device)
         score = flat_predictions(of_objects, 1)[..., 0].sigmoid()  # (b, n)
         best, indices = score.topk(min(PER_LEVEL, len(anchors)))  # (b, k)
-        found = decoded(anchors[indices], rows_of(flat_predictions(of_boxes, 4), indices), RPN_STDS, sizes)
-        missing = PER_LEVEL - best.shape[1]
-        boxes.append(F.pad(found, (0, 0, 0, missing)))
-        scores.append(F.pad(best, (0, missing)))
-    all_boxes, all_scores = torch.stack(boxes, dim=1), torch.stack(scores, dim=1)  # (b, levels, k, 4), (b, levels, k)
-    b = len(all_scores)
-    flat = all_scores.flatten(0, 1)  # each level of each image by itself
-    keep = nms(all_boxes.flatten(0, 1), torch.zeros_like(flat, dtype=torch.int64), flat > 0, RPN_IOU)
-    best, indices = (flat * keep).reshape(b, -1).topk(PROPOSALS)
-    there = (best > 0).to(best.dtype)
-    return rows_of(all_boxes.flatten(1, 2), indices) * there[..., None], best
+        chosen = rows_of(flat_predictions(of_boxes, 4), indices)
+        boxes.append(decoded(anchors[indices], chosen, RPN_STDS, sizes))
+        scores.append(best)
+        levels.append(torch.full_like(best, level, dtype=torch.int32))
+    all_boxes, all_scores, ids = (torch.cat(x, dim=1) for x in (boxes, scores, levels))
+    found, best, _, _ = nms(all_boxes, all_scores, ids, RPN_IOU, ANY_SCORE, min(PROPOSALS, ids.shape[1]))
+    return found, best
 
 
 class BoxHead(nn.Module):
@@ -129,7 +126,7 @@ class RoIHead(nn.Module):
 
         rois: (b, n, 4); there: (b, n), 1 where there is a RoI and 0 where the row only fills up.
         """
-        logits, deltas = of_rois(self.bbox_head, levels, rois, BOX_BINS)
+        logits, deltas = of_rois(self.bbox_head, levels, rois)
         counts = (rois[..., 3:] != 0).float()  # a RoI that ends at 0 counts as padding in the public code
         scores = (logits * counts).softmax(dim=-1)[..., :-1] * there[..., None]
         return class_boxes(rois, deltas * counts, STDS[0], sizes), scores
@@ -155,8 +152,8 @@ class CascadeRoIHead(nn.Module):
         """As RoIHead.boxes: scores of the mean logits of the three stages, boxes of the last."""
         total = torch.zeros(())
         for stage, head in enumerate(self.bbox_head):
-            logits, deltas = of_rois(head, levels, rois, BOX_BINS)
-            total = total.to(logits) + logits
+            logits, deltas = of_rois(head, levels, rois)
+            total = total + logits
             if stage < len(STDS) - 1:
                 rois = own_boxes(rois, logits, deltas, STDS[stage], sizes)
         scores = (total / len(STDS)).softmax(dim=-1)[..., :-1] * there[..., None]
@@ -167,10 +164,15 @@ class CascadeRoIHead(nn.Module):
         return torch.stack([own_masks(head, levels, boxes, labels) for head in self.mask_head]).mean(dim=0)
 
 
-def of_rois(head: BoxHead, levels: list[Tensor], rois: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+def features_of(levels: list[Tensor], rois: Tensor, bins: int) -> Tensor:
+    """RoI features. levels: P2 to P5, (b, c, h, w) each; rois: (b, n, 4). Returns (b·n, c, bins, bins)."""
+    p2, p3, p4, p5 = (x.permute(0, 2, 3, 1) for x in levels)
+    return multi_level_roi_align(p2, p3, p4, p5, rois, bins).permute(0, 3, 1, 2)
+
+
+def of_rois(head: BoxHead, levels: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
     """A box head's logits (b, n, classes + 1) and deltas (b, n, 4·classes) of RoIs (b, n, 4), in float32."""
-    features = multi_level_roi_align(levels, rois, STRIDES, bins)  # (b, n, c, bins, bins)
-    logits, deltas = head(features.flatten(0, 1))
+    logits, deltas = head(features_of(levels, rois, BOX_BINS))
     b, n = rois.shape[:2]
     return logits.reshape(b, n, -1).float(), deltas.reshape(b, n, -1).float()
 
@@ -195,9 +197,8 @@ def own_boxes(rois: Tensor, logits: Tensor, deltas: Tensor, stds: tuple[float, .
 def own_masks(head: MaskHead, levels: list[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
     """A mask head's probabilities of each box's class. boxes: (b, n, 4); labels: (b, n). Returns (b, n, 28, 28)."""
     b, n = labels.shape
-    features = multi_level_roi_align(levels, boxes, STRIDES, MASK_BINS)
-    logits = head(features.flatten(0, 1))  # (b·n, classes, 28, 28)
-    index = labels.long().reshape(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
+    logits = head(features_of(levels, boxes, MASK_BINS))  # (b·n, classes, 28, 28)
+    index = labels.long().clamp(min=0).reshape(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
     return logits.gather(1, index).float().sigmoid().reshape(b, n, *logits.shape[2:])
 
 
@@ -216,11 +217,13 @@ class MaskRCNN(Downstream):
 
     def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         levels = self.neck(self.backbone(images))
-        rois, scores = proposals(*self.rpn_head(levels), sizes)
-        levels = levels[: len(STRIDES)]
-        found = detections(*self.roi_head.boxes(levels, rois, (scores > 0).float(), sizes))
-        there = (found["scores"] > 0).float()[..., None, None]
-        return found | {"masks": self.roi_head.masks(levels, found["boxes"], found["labels"]) * there}
+        logits, deltas = self.rpn_head(levels)
+        rois, objectness = proposals(logits, deltas, sizes)
+        levels = levels[:ROI_LEVELS]
+        boxes, scores = self.roi_head.boxes(levels, rois, (objectness > 0).float(), sizes)
+        found = detections(boxes, scores)
+        there = (found[SCORES] > 0).float()[..., None, None]
+        return found | {MASKS: self.roi_head.masks(levels, found[BOXES], found[LABELS]) * there}
 
 
 class CascadeMaskRCNN(MaskRCNN):

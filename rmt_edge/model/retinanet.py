@@ -62,7 +62,8 @@ class RetinaNet(Downstream):
         self.bbox_head = RetinaHead(classes, widths.neck, widths.head)
 
     def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
-        return self.detect(*self.bbox_head(self.neck(self.backbone(images))), sizes)
+        logits, deltas = self.bbox_head(self.neck(self.backbone(images)))
+        return self.detect(logits, deltas, sizes)
 
     def detect(self, logits: list[Tensor], deltas: list[Tensor], sizes: Tensor) -> dict[str, Tensor]:
         """The head's maps -> boxes, scores, labels, count."""

@@ -59,7 +59,7 @@ def test_boxes_scores_and_masks_are_those_of_the_public_code(file):
         assert np.abs(out["masks"] - arrays["mask_probabilities"]).max() < 1e-3
 
 
-def test_what_fills_up_the_fixed_sizes_is_zero():
+def test_sizes_are_fixed_and_boxes_end_where_each_picture_does():
     found = golden("retinanet_t_240x310")
     with torch.no_grad():
         out = found.model(found.images.repeat(2, 1, 1, 1), torch.tensor([[240.0, 310.0], [100.0, 90.0]]))
@@ -67,9 +67,9 @@ def test_what_fills_up_the_fixed_sizes_is_zero():
     for image, (h, w) in enumerate([(240, 310), (100, 90)]):
         count = int(out["count"][image])
         assert 0 < count < 100
-        for name in ("boxes", "scores", "labels"):
-            assert out[name][image, :count].any() and not out[name][image, count:].any()
-        assert out["boxes"][image].max(dim=0).values.tolist() <= [w, h, w, h]
+        for name, filler in (("boxes", 0), ("scores", 0), ("labels", -1)):
+            assert (out[name][image, count:] == filler).all() and (out[name][image, :count] != filler).any()
+        assert (out["boxes"][image] <= torch.tensor([w, h, w, h])).all()
 
 
 @pytest.mark.parametrize("head", MODELS)
