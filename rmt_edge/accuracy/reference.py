@@ -15,6 +15,7 @@ from torch import nn
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop
 from rmt_edge.accuracy.predictions import BATCH, Run, predict_resumably, write_predictions
 from rmt_edge.accuracy.resume import finish
+from rmt_edge.accuracy.subject import spec_in
 from rmt_edge.accuracy.validate import DataImages, checked_workers, validate
 from rmt_edge.artifact import (
     ONNX,
@@ -25,14 +26,16 @@ from rmt_edge.artifact import (
     output_folder,
     read_artifact,
 )
-from rmt_edge.data.dataset import Dataset, check_truth, image_count, open_dataset
+from rmt_edge.data.dataset import Dataset, image_count, open_dataset
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
+from rmt_edge.data.truth import check_truth
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
+from rmt_edge.model.heads import spec_of
 from rmt_edge.model.torch_device import device_name, torch_device
 from rmt_edge.runtime.onnx_runner import open_onnx
 from rmt_edge.runtime.torch_runner import arrays_of
 from rmt_edge.tasks.task import Outputs
-from rmt_edge.tasks.tasks import spec_of, task_of
+from rmt_edge.tasks.tasks import TASKS
 
 
 def reference_predictions(
@@ -67,14 +70,17 @@ def reference_predictions(
     runtime = f"PyTorch, float32, {device_name(runs_on)}"
     details = {"images": len(dataset), "drawn": dataset.drawing(), "runtime": runtime}
     identity = {"parents": parents, "weights": opened.weights, "runtime": runtime, "drawn": details["drawn"]}
-    model = {"num_classes": opened.model.num_classes, "preprocessing": settings["preprocessing"]}
-    task = task_of(model)
+    spec = spec_of(opened.model, preprocessing)
+    task, truth = TASKS[spec.task], dataset.truth
+    if not isinstance(truth, np.ndarray | None):
+        truth = check_truth(dataset, task, spec)
+    details["task"] = spec.task
     rows, details["resumed_images"] = predict_resumably(
-        lambda: runner_of(opened.model, runs_on), lambda at: DataImages(dataset, workers, at),
-        preprocessing, task, spec_of(model), path, identity, "float32 reference",
+        lambda: runner_of(opened.model, runs_on), lambda at: DataImages(dataset, preprocessing, truth, workers, at),
+        preprocessing, task, spec, path, identity, "float32 reference",
         images_at_a_time(preprocessing, BATCH),
     )  # fmt: skip
-    rows |= task.kept_beside(rows, dataset.truth)
+    rows |= task.kept_beside(rows, truth)
     seconds = time.monotonic() - start
     predictions = write_predictions(path, rows, parents, settings, details, seconds)
     finish(path)
@@ -113,7 +119,8 @@ def validate_against_checkpoint(
     opened = open_checkpoint(checkpoint, source.details["weights"])
     check_made_from(source, opened.identity)
     dataset, folder = open_dataset(data, labels_file), output or source.path.parent
-    check_truth(dataset, task_of(source.details), spec_of(source.details))
+    spec = spec_in(source.details)
+    check_truth(dataset, TASKS[spec.task], spec)
     preprocessing = Preprocessing.from_dict(source.details["preprocessing"])
     reference = reference_predictions(opened, dataset, folder, preprocessing, images, workers=workers, device=device)
     runner = open_onnx(source)

@@ -20,14 +20,15 @@ import numpy as np
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop
 from rmt_edge.accuracy.predictions import Run, accuracy, padded, predict_resumably, rows_in, write_predictions
 from rmt_edge.accuracy.resume import finish
-from rmt_edge.accuracy.subject import Subject, subject_of
+from rmt_edge.accuracy.subject import Subject, spec_in, subject_of
 from rmt_edge.artifact import CHECKPOINT, DATA, PREDICTIONS, Artifact, output_folder, parent_of, read_artifact
-from rmt_edge.data.dataset import Dataset, check_truth, open_dataset
+from rmt_edge.data.dataset import Dataset, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
+from rmt_edge.data.truth import check_truth
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.runtime.open import open_runner
 from rmt_edge.tasks.task import Frame, Named
-from rmt_edge.tasks.tasks import spec_of, task_of
+from rmt_edge.tasks.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class DataImages:
     """Images of a data set from the image `start` on, as `outputs_of` runs over them."""
 
     dataset: Dataset
+    preprocessing: Preprocessing
+    truth: Any
     workers: int | None = None
     start: int = 0
 
@@ -48,12 +51,8 @@ class DataImages:
         return self.dataset.batches(preprocessing, batch, self.start, self.workers)
 
     def frames(self, first: int, count: int) -> Sequence[Frame]:
-        """Of a classifier none."""
-        return ()
-
-    @property
-    def truth(self) -> Any:
-        return self.dataset.truth
+        """See Images."""
+        return self.dataset.frames(self.preprocessing, first, count)
 
 
 def validate(
@@ -84,7 +83,8 @@ def validate(
     expected = read_artifact(reference, PREDICTIONS)
     check_reference_model(expected, subject, preprocessing)
     dataset = referenced_images(expected, open_dataset(data, labels_file))
-    task, spec = task_of(details), spec_of(details)
+    spec = spec_in(details)
+    task = TASKS[spec.task]
     truth = check_truth(dataset, task, spec)
     folder = output_folder(output or subject.file.path.parent)
     path = folder / f"{subject.file.path.stem}.predictions.npz"
@@ -102,14 +102,15 @@ def validate(
             return padded(found, subject.batches.start)
 
         rows, resumed_images = predict_resumably(
-            load, lambda at: DataImages(dataset, workers, at), preprocessing, task, spec, path, identity, title, batch
-        )
+            load, lambda at: DataImages(dataset, preprocessing, truth, workers, at), preprocessing, task, spec, path,
+            identity, title, batch,
+        )  # fmt: skip
     rows |= task.kept_beside(rows, truth)
     named = Named(dataset.name, dataset.class_names)
     found: dict[str, Any] = (
         accuracy(task, rows_in(expected), rows, named, max_drop, confidence)
         | subject.facts
-        | {"images": len(dataset), "drawn": dataset.drawing(), "resumed_images": resumed_images}
+        | {"task": spec.task, "images": len(dataset), "drawn": dataset.drawing(), "resumed_images": resumed_images}
         | {"reference": {"sha256": expected.sha256, "runtime": expected.details["runtime"]}}
     )
     seconds = time.monotonic() - start

@@ -38,11 +38,12 @@ from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import hits, percent, top_classes
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
+from rmt_edge.model.heads import spec_of
 from rmt_edge.plugin.cxx import ARCHITECTURES
 from rmt_edge.plugin.load import LIBRARIES as LIBRARY_FOLDER
 from rmt_edge.plugin.load import library_name
 from rmt_edge.progress import progress_bar
-from rmt_edge.tasks.tasks import spec_of, task_of
+from rmt_edge.tasks.tasks import TASKS
 
 DEFAULT_IMAGES = 512
 # What all models of a bundle have in common: one subset of images and one set of float32 logits serves them all.
@@ -269,6 +270,6 @@ def reference_logits(subset: Subset, preprocessing: Preprocessing, checkpoint: C
     """The logits of the float32 PyTorch model as published. (n, classes), float32."""
     # On the CPU whatever there is, so that the same inputs give the same bytes.
     run, batch = runner_of(checkpoint.model, torch.device("cpu")), images_at_a_time(preprocessing, BATCH)
-    model = {"num_classes": checkpoint.model.num_classes, "preprocessing": preprocessing.to_dict()}
-    outputs = outputs_of(run, subset, preprocessing, task_of(model), spec_of(model), "float32 reference", batch)
+    spec = spec_of(checkpoint.model, preprocessing)
+    outputs = outputs_of(run, subset, preprocessing, TASKS[spec.task], spec, "float32 reference", batch)
     return np.concatenate([x["logits"] for x in outputs])

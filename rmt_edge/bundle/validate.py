@@ -14,7 +14,7 @@ import numpy as np
 
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop
 from rmt_edge.accuracy.predictions import Run, accuracy, outputs_of, padded, write_predictions
-from rmt_edge.accuracy.subject import Subject, subject_of
+from rmt_edge.accuracy.subject import Subject, spec_in, subject_of
 from rmt_edge.artifact import CHECKPOINT, DATA, ENGINE, ONNX, SUBSET, Artifact, output_folder, parent_of, read_artifact
 from rmt_edge.bundle.bundle import SUFFIX, Index, read_folder, subset_of, unpack
 from rmt_edge.bundle.subset import IMAGES
@@ -22,7 +22,7 @@ from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error, sqnr_db
 from rmt_edge.tasks.task import Named, Rows, Spec, Task
-from rmt_edge.tasks.tasks import spec_of, task_of
+from rmt_edge.tasks.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ def _validate(
     subset, reference_logits = subset_of(folder, index)
     preprocessing = Preprocessing.from_dict(index.preprocessing)
     run, batch = padded(runner, subject.batches.start), subject.batch_of(preprocessing)
-    task, spec = task_of(subject.file.details), spec_of(subject.file.details)
+    spec = spec_in(subject.file.details)
+    task = TASKS[spec.task]
     title = f"validate {subject.file.path.name}"
     found = list(outputs_of(run, subset, preprocessing, task, spec, title, batch))
     logits = np.concatenate([x["logits"] for x in found])
@@ -84,7 +85,7 @@ def _validate(
         accuracy(task, reference, rows, named, max_drop, confidence)
         | logit_distance(logits, reference_logits)
         | subject.facts
-        | {"images": len(subset), "dataset_images": dataset["images"]}
+        | {"task": spec.task, "images": len(subset), "dataset_images": dataset["images"]}
     )
     parents = [
         subject.file.as_parent(),

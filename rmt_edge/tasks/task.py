@@ -24,13 +24,21 @@ class Frame(NamedTuple):
     width: int
 
 
-class Spec(NamedTuple):
-    """What a task asks of a model: its head, its classes (without background), and the size of its input."""
+class Spec(Protocol):
+    """What a task asks of a model (model/spec.py): its classes, without background; the size of its input, in pixels;
+    whether its boxes come with masks."""
 
-    head: str
-    classes: int
-    height: int
-    width: int
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def has_masks(self) -> bool: ...
 
 
 class Named(NamedTuple):

@@ -1,28 +1,22 @@
-"""The tasks by name. A manifest says which is its model's; one that says nothing is a classifier's."""
+"""The tasks by name. Predictions say of which they are; those that say nothing are a classifier's."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.tasks import classification
-from rmt_edge.tasks.task import Spec, Task
+from rmt_edge.tasks import classification, detection, segmentation
+from rmt_edge.tasks.task import Task
 
-CLASSIFICATION = "classification"
-TASKS: dict[str, Task] = {CLASSIFICATION: classification}
+CLASSIFICATION, DETECTION, SEGMENTATION = "classification", "detection", "segmentation"
+TASKS: dict[str, Task] = {CLASSIFICATION: classification, DETECTION: detection, SEGMENTATION: segmentation}
 
 
 def task_of(details: Mapping[str, Any]) -> Task:
-    """The task of a model, by the details of its manifest."""
+    """The task of predictions, by the details of their manifest, or of a subject of a baseline."""
     name = details.get("task", CLASSIFICATION)
     if name not in TASKS:
         raise RmtEdgeError(f"The task is {name!r}.", f"known: {', '.join(TASKS)}.", "Use the version that made it.")
     return TASKS[name]
-
-
-def spec_of(details: Mapping[str, Any]) -> Spec:
-    """What a task asks of a model, by the details of its manifest."""
-    size = details["preprocessing"]
-    return Spec(details.get("head", "classifier"), details["num_classes"], size["height"], size["width"])
 
 
 def accuracy_in(details: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -22,9 +22,9 @@ from rmt_edge.accuracy.resume import partial_path
 from rmt_edge.artifact import PREDICTIONS, manifest_path, read_artifact
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model.spec import ModelSpec
 from rmt_edge.runtime.onnx_runner import OnnxRunner
 from rmt_edge.tasks import classification
-from rmt_edge.tasks.task import Spec
 from tests.conftest import ROOT, SMALL
 
 
@@ -132,7 +132,11 @@ def test_a_logit_that_is_not_finite_is_refused(images, value):
         return {"logits": logits}
 
     with pytest.raises(RmtEdgeError, match="logits hold NaN or infinite"):
-        list(outputs_of(run, open_dataset(images), SMALL, classification, Spec("classifier", 10, 40, 48), "x"))
+        list(
+            outputs_of(
+                run, open_dataset(images), SMALL, classification, ModelSpec("rmt_nano", "classifier", 10, 40, 48), "x"
+            )
+        )
 
 
 @pytest.mark.parametrize("limit", [-1, 101, float("nan")])
