@@ -16,6 +16,7 @@ import torch
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.checkpoint import open_checkpoint
+from rmt_edge.model.downstream import Downstream
 from rmt_edge.model.rmt import RMT
 from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
 from rmt_edge.tasks.task import Outputs
@@ -33,7 +34,9 @@ class TorchRunner:
     transfers: tuple[bool, ...]
     cuda_graphs: tuple[bool, ...] = (False,)
 
-    def __init__(self, model: RMT, image_shape: tuple[int, int, int], peer: str, precision: str, device: str):
+    def __init__(
+        self, model: RMT | Downstream, image_shape: tuple[int, int, int], peer: str, precision: str, device: str
+    ):
         self.name, self.precision, self.device = PEERS[peer], precision, torch.device(device)
         self.clock = "CUDA events" if device == "cuda" else "host clock"
         self.transfers = (False, True) if device == "cuda" else (False,)

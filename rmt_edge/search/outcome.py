@@ -28,6 +28,7 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import kl_nats, percent
 from rmt_edge.model.checkpoint import Checkpoint
 from rmt_edge.model.folded import FoldedRMT, Ranges, folded_from_model
+from rmt_edge.model.rmt import RMT
 from rmt_edge.model.torch_device import device_name, torch_device
 from rmt_edge.progress import progress_bar
 from rmt_edge.quantization.calibrate import calibrate
@@ -118,6 +119,11 @@ def calibrated_subject(
     runs_on = torch_device(device)
     recipe = replace(recipe, int8=("*",), fp16=(), residual_adds=False)
     model = checkpoint.model
+    if not isinstance(model, RMT):
+        raise RmtEdgeError(
+            f"{checkpoint.path.name} is a {model.head_name}.",
+            "sensitivities and the search measure classifiers so far.",
+        )
     preprocessing = preprocessing or model.preprocessing
     dataset = calibration_set(recipe, calibration)
     parents = {"checkpoint": checkpoint.identity, "calibration": dataset.identity}
