@@ -30,8 +30,8 @@ def test_the_error_is_that_of_pytorch_in_half(onnx_files, quantized):
         exact = folded(torch.from_numpy(images)).numpy()
         half = folded.half()(torch.from_numpy(images).half()).float().numpy()
     of_torch = relative_error(half, exact)
-    of_engine = relative_error(open_onnx(onnx_files["fp16"])(images), exact)
-    as_is = relative_error(OnnxRunner(onnx_files["fp16"])(images), exact)
+    of_engine = relative_error(open_onnx(onnx_files["fp16"])(images)["logits"], exact)
+    as_is = relative_error(OnnxRunner(onnx_files["fp16"])(images)["logits"], exact)
     assert 0.6 * of_torch < of_engine < 1.6 * of_torch, (of_torch, of_engine)
     assert as_is < 0.9 * of_engine  # ONNX Runtime's own run flatters: 2.4 times on the trained reference
 
@@ -76,14 +76,16 @@ def test_an_overflow_of_fp16_is_one_here_too():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     images = np.full(shape, 300.0, np.float32)
     run = OnnxRunner(Path("x"), content=rounded_to_half(model).SerializeToString())
-    assert np.isinf(run(images)).all()
+    assert np.isinf(run(images)["logits"]).all()
 
 
 def test_fp32_files_run_as_they_are_and_latency_is_measured_without_rounding(onnx_files):
     images = noise_images(2, (3, 40, 48))
-    np.testing.assert_array_equal(open_onnx(onnx_files["fp32"])(images), OnnxRunner(onnx_files["fp32"])(images))
+    np.testing.assert_array_equal(
+        open_onnx(onnx_files["fp32"])(images)["logits"], OnnxRunner(onnx_files["fp32"])(images)["logits"]
+    )
     as_is = open_onnx(onnx_files["fp16"], as_engine=False)
-    np.testing.assert_array_equal(as_is(images), OnnxRunner(onnx_files["fp16"])(images))
+    np.testing.assert_array_equal(as_is(images)["logits"], OnnxRunner(onnx_files["fp16"])(images)["logits"])
 
 
 def test_an_fp16_border_is_refused(model):
