@@ -237,7 +237,7 @@ MultiLevelRoiAlign <output_size, window> (p2, p3, p4, p5, rois) => (out)
     pixel_index = Add (map_start, pixel_on_map)
     pixels = Gather <axis = 0> (pixel_rows, pixel_index)
     pooled = MatMul (pixel_weights, pixels)
-    out_shape = Concat <axis = 0> (last_axis, bins, bins, channels)
+    out_shape = Concat <axis = 0> (rois_shape, bins, bins, channels)
     out = Reshape (pooled, out_shape)
 }}
 """
@@ -284,7 +284,7 @@ def roi_align_node(
     """One MultiLevelRoiAlign node.
 
     inputs: the names of p2 to p5 (b, h_i, w_i, c), NHWC, all of one type, and rois (b, n, 4), float32 whatever the rest
-    of the graph is. output: the name of (b·n, s, s, c), NHWC, s the output_size. maps: (h, w) of p2 to p5, the largest
+    of the graph is. output: the name of (b, n, s, s, c), NHWC, s the output_size. maps: (h, w) of p2 to p5, the largest
     where they are dynamic; the attribute `window` comes from them, which the body needs and the plugin does not.
     """
     if len(inputs) != LEVELS + 1 or len(maps) != LEVELS:
