@@ -1,7 +1,7 @@
 """Parameters that are read at an address in a register: where a kernel selects one of several, LLVM selects addresses.
 
-Source: PTX ISA 8.7, sections "Kernel Function Parameters", "mov", "ld.param". An address here is the parameter's number,
-from 1, in the upper half of 64 bits; nothing but ld.param takes it.
+Source: PTX ISA 8.7, sections "Kernel Function Parameters", "mov", "ld.param". An address here is the parameter's
+number, from 1, in the upper half of 64 bits; nothing but ld.param takes it.
 """
 
 import numpy as np

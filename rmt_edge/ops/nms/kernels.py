@@ -3,12 +3,12 @@
 1. `nms_sort_kernel` puts the candidates in order, by counting for each how many come before it: equal scores by index,
    exact, in one launch. It writes them shifted apart by their ids, with their areas.
 2. `nms_compare_kernel` compares all pairs of that order: bit k of word (i, w) says that box i suppresses box 32·w + k.
-3. `nms_select_kernel` goes through the boxes in order, 32 at a time, one program an image: within 32 boxes one after the
-   other, in registers; then all their victims further on at once. It ends at max_outputs, and writes every output.
+3. `nms_select_kernel` goes through the boxes in order, 32 at a time, one program an image: within 32 boxes one after
+   the other, in registers; then all their victims further on at once. It ends at max_outputs, and writes every output.
 
-All arithmetic is float32 as in the reference, each step rounded by itself. A product and a sum must not become one fused
-multiply-add, whose result differs in the last bit and so may decide otherwise: what is multiplied goes through a
-selection before it is added, and areas through memory. tests/ops/nms/test_kernels.py looks for one in the PTX.
+All arithmetic is float32 as in the reference, each step rounded by itself. A product and a sum must not become one
+fused multiply-add, whose result differs in the last bit and so may decide otherwise: what is multiplied goes through a
+selection before it is added, and areas through memory. tests/plugin/test_numbers.py looks for one in the PTX.
 
 Compiled ahead of time, `aot_variants` says how. State: right on a CPU, under TRITON_INTERPRET=1 and as PTX executed by
 tests/ptx; compiled for SM 8.0 to 12.0 by Triton 3.7.1. Never run on a GPU, nor timed: all sizes of tiles are choices.
