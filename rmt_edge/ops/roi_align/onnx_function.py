@@ -27,7 +27,8 @@ from rmt_edge.ops.retention.onnx_function import DOMAIN
 from rmt_edge.ops.roi_align.op import FINEST_SCALE, LEVEL_EPSILON
 
 OP_TYPE = "MultiLevelRoiAlign"
-LEVELS = 4
+LEVEL_NAMES = ("p2", "p3", "p4", "p5")
+LEVELS = len(LEVEL_NAMES)
 # Samples that can reach one pixel: they lie in an interval of 2 pixels, more than half a pixel apart, which is 4; and
 # one more, because the first is found by a rounded division.
 TENTS = 5
@@ -245,7 +246,7 @@ MultiLevelRoiAlign <output_size, window> (p2, p3, p4, p5, rois) => (out)
 
 def roi_align_function(opset: int) -> FunctionProto:
     """The body in operators of that opset (19 or later)."""
-    names = [f"p{level}" for level in range(2, 2 + LEVELS)]
+    names = LEVEL_NAMES
     own = {"scale": [f"scale_{i}" for i in range(LEVELS)], "y_size": [f"{p}_h" for p in names]}
     own |= {"x_size": [f"{p}_w" for p in names], "level_start": ["zero_axis", "before_p3", "before_p4", "before_p5"]}
     by_level = [_BY_LEVEL.format(name=name, x0=x0, x1=x1, x2=x2, x3=x3) for name, (x0, x1, x2, x3) in own.items()]
