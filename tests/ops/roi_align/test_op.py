@@ -59,7 +59,6 @@ def test_op_is_onnx_runtimes_operator_on_the_level_of_each_region(output_size, h
     assert seen == set(range(3 + (h > 448)))
 
 
-@pytest.mark.slow
 def test_op_gives_the_features_of_the_public_code():
     golden, levels = golden_pyramid(GOLDEN, "maskrcnn_t_240x310")
     wanted = golden["roi_features"].transpose(0, 2, 3, 1)  # 8 regions, every 8th channel
