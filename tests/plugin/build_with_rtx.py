@@ -27,8 +27,8 @@ def build(builder, network):
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     profile = builder.create_optimization_profile()
-    shape = list(network.get_input(0).shape)[1:]
     for i in range(network.num_inputs):
+        shape = list(network.get_input(i).shape)[1:]
         profile.set_shape(network.get_input(i).name, [1, *shape], [8, *shape], [8, *shape])
     config.add_optimization_profile(profile)
     config.num_compute_capabilities = 1
