@@ -27,6 +27,21 @@ class TestOnCpu:
             torch.testing.assert_close(found, wanted, atol=LIMITS[dtype], rtol=0)
 
 
+def test_gradient_of_the_cuda_op_is_the_references():
+    """Run on CPU tensors under the interpreter, where the dispatcher would not take this path by itself."""
+    function = pytest.importorskip("rmt_edge.ops.roi_align.cuda_op").RoiAlignFunction
+    features = [x.requires_grad_() for x in tensors(random_features(1, 16, 32, 40))]
+    rois = torch.tensor([[[4.0, 5, 20, 30]]])  # of the finest level: the others have no gradient
+    out = function.apply(*features, rois, 2)
+    wanted = multi_level_roi_align(*features, rois, 2)
+    torch.testing.assert_close(out, wanted, atol=LIMITS[torch.float32], rtol=0)
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
+    found = torch.autograd.grad(out, features, upstream, allow_unused=True)
+    (expected,) = torch.autograd.grad(wanted, features[:1], upstream)
+    torch.testing.assert_close(found[0], expected)
+    assert expected.any() and found[1:] == (None, None, None)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 class TestOnGpu(TestOnCpu):
