@@ -18,9 +18,12 @@ class Logger(trt.ILogger):
     def __init__(self):
         trt.ILogger.__init__(self)
         self.lines = []
+        self.errors = []
 
     def log(self, severity, message):
         self.lines.append(message)
+        if severity <= trt.ILogger.Severity.ERROR:
+            self.errors.append(message)
 
 
 def build(builder, network):
@@ -51,6 +54,7 @@ found = {
     "engine_bytes": engine.nbytes if engine else 0,
     "layers": layers,
     "error": take_last_error(library),
+    "errors": logger.errors,
     "parser_errors": [parser.get_error(i).desc() for i in range(parser.num_errors)],
 }
 print(json.dumps(found))
