@@ -33,6 +33,7 @@ from rmt_edge.plugin.load import library_path, load_plugins
 from rmt_edge.quantization.quantize import quantize
 from rmt_edge.quantization.recipe import QuantizationRecipe
 from rmt_edge.runtime.onnx_runner import OnnxRunner
+from tests.boxes import maps_of, nms_model, roi_align_model
 from tests.conftest import SMALL, filled
 from tests.golden import weights
 
@@ -291,3 +292,27 @@ def test_both_files_record_the_plugin_form_s_error(quantized_with_aux_head, tmp_
     assert made.manifest.source == source.as_parent()
     check_plugin_form(onnx.load(made.path), onnx.load(source.path))
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("make", [
+    lambda: nms_model("b", 30, 0.5, 0.05, 10), lambda: roi_align_model("b", 4, 16, maps_of(64, 64), 7),
+], ids=["Nms", "MultiLevelRoiAlign"])  # fmt: skip
+def test_box_ops_go_to_the_plugin_form_and_back(make):
+    source = make()
+    made = plugin_form(source)
+    assert check_plugin_form(made, source) == {"nodes": 1, "plugin_nodes": 1}
+    given = attributes_of(made.graph.node[0])
+    assert {name: given[name].decode() for name in PLUGIN_ATTRIBUTES} == PLUGIN_ATTRIBUTES
+    assert [x.name for x in executable(made).functions] == [x.name for x in source.functions]
+
+
+def test_quantisation_behind_a_region_op_stays_where_it_is():
+    """Its plugin has no INT8 output: the QuantizeLinear must not vanish."""
+    source = roi_align_model("b", 4, 16, maps_of(64, 64), 7)
+    node = helper.make_node("QuantizeLinear", ["out", "scale", "zero"], ["quantized"])
+    source.graph.node.append(node)
+    constants = {"scale": np.float32(0.1), "zero": np.int8(0)}
+    source.graph.initializer.extend(numpy_helper.from_array(np.asarray(x), name) for name, x in constants.items())
+    made = plugin_form(source)
+    assert [x.op_type for x in made.graph.node] == ["MultiLevelRoiAlign", "QuantizeLinear"]
+    assert "output_scale" not in attributes_of(made.graph.node[0])

@@ -18,17 +18,20 @@ class Logger(trt.ILogger):
     def __init__(self):
         trt.ILogger.__init__(self)
         self.lines = []
+        self.errors = []
 
     def log(self, severity, message):
         self.lines.append(message)
+        if severity <= trt.ILogger.Severity.ERROR:
+            self.errors.append(message)
 
 
 def build(builder, network):
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     profile = builder.create_optimization_profile()
-    shape = list(network.get_input(0).shape)[1:]
     for i in range(network.num_inputs):
+        shape = list(network.get_input(i).shape)[1:]
         profile.set_shape(network.get_input(i).name, [1, *shape], [8, *shape], [8, *shape])
     config.add_optimization_profile(profile)
     config.num_compute_capabilities = 1
@@ -51,6 +54,7 @@ found = {
     "engine_bytes": engine.nbytes if engine else 0,
     "layers": layers,
     "error": take_last_error(library),
+    "errors": logger.errors,
     "parser_errors": [parser.get_error(i).desc() for i in range(parser.num_errors)],
 }
 print(json.dumps(found))

@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from rmt_edge.ops.depthwise.onnx_function import OP_TYPES
 from rmt_edge.plugin import cxx, load
+from tests.boxes import random_boxes
 from tests.ops.depthwise.test_depthwise import FP16, FP32, make_case
+from tests.plugin.box_cases import check_nms, check_roi_align
 from tests.plugin.kernel_cases import check_depthwise, check_retention, check_retention_int8
 from tests.ptx.device import Device
 from tests.ptx.parse import GpuError
@@ -36,6 +40,9 @@ def cases() -> Iterator[tuple[str, Callable[[Device], float]]]:
             for c in ROWS if has_norm else ROWS[:1]:
                 case = make_case((2, 3, 5, c), 3, OP_TYPES[op_type], dtype)
                 yield f"{op_type}, {c} channels, {type_name}", partial(_depthwise, op_type, case)
+        run = partial(_roi_align, (2, 4, 16, 64, 96, 7), dtype)
+        yield f"MultiLevelRoiAlign, 16 channels, {type_name}", run
+    yield "Nms, 150 boxes", partial(_nms, (random_boxes(2, 150), 0.5, 0.05, 20))
 
 
 def _retention(check: Callable, shape: tuple, decomposed: bool, dtype, device: Device) -> float:
@@ -44,6 +51,14 @@ def _retention(check: Callable, shape: tuple, decomposed: bool, dtype, device: D
 
 def _depthwise(op_type: str, case, device: Device) -> float:
     return check_depthwise(device, op_type, case)
+
+
+def _nms(case: tuple, device: Device) -> float:
+    return check_nms(device, case)
+
+
+def _roi_align(regions: tuple, dtype, device: Device) -> float:
+    return check_roi_align(device, regions, {FP16: np.float16, FP32: np.float32}[dtype])
 
 
 def check_gpu(library: Path, sm: int, cache: Path, folder: Path) -> bool:

@@ -25,12 +25,22 @@ def library(library_folder):
 
 
 @pytest.fixture
-def build_engine(library, run_python, tmp_path):
+def build_engine(build_engine_with_bodies):
+    """A function from a model to what TensorRT-RTX made of its plugins."""
+
+    def build(model):
+        del model.functions[:]  # whatever the TensorRT version, no body: the parser takes the plugin or fails
+        return build_engine_with_bodies(model)
+
+    return build
+
+
+@pytest.fixture
+def build_engine_with_bodies(library, run_python, tmp_path):
     """A function from a model to what TensorRT-RTX made of it. In a process of its own: one that dies is seen."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="no tensorrt-rtx-cu13-bindings")
 
     def build(model):
-        del model.functions[:]  # whatever the TensorRT version, no body: the parser takes the plugin or fails
         path = tmp_path / "model.onnx"
         onnx.save(model, path)
         result = run_python(str(BUILD_WITH_RTX), str(path), str(library), XDG_CACHE_HOME=str(tmp_path))

@@ -4,12 +4,16 @@ No GPU: the library finds a stand-in driver, and the PTX that its kernels were a
 (tests/ptx). Every launch also passes the checks of memory, launch limits and shared-memory races there.
 """
 
+import numpy as np
 import pytest
 
 from rmt_edge.ops.depthwise.onnx_function import OP_TYPES
+from tests.boxes import cases_of_boxes, random_boxes
 from tests.ops.depthwise.test_depthwise import FP16, FP32, make_case, make_faint_case
+from tests.plugin.box_cases import check_nms, check_roi_align
 from tests.plugin.kernel_cases import check_depthwise, check_retention, check_retention_int8
 from tests.ptx import floats
+from tests.ptx.parse import parse_kernel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DTYPES = pytest.mark.parametrize("dtype", [FP16, FP32], ids=["fp16", "fp32"])
@@ -19,6 +23,8 @@ ODD_SHAPES = [(1, 1, 1, 1, 16), (3, 5, 9, 2, 16), (2, 13, 7, 1, 32), (1, 3, 19, 
 # RMT-S at 224 px: stages 1 to 4, as b, h, w, heads, head dim; the last one is not decomposed.
 REAL_SHAPES = [((1, 56, 56, 4, 16), True), ((1, 28, 28, 4, 32), True), ((1, 14, 14, 8, 32), True),
                ((2, 7, 7, 16, 32), False)]  # fmt: skip
+# b, n, c, picture, s: several blocks of bins and of channels, all special regions, every level.
+REGIONS = [(2, 4, 16, 64, 96, 7), (1, 10, 80, 40, 48, 3), (1, 1, 16, 480, 480, 1)]
 ROWS = (64, 80, 128, 256, 272, 512, 640, 1024)  # channels: every size of row that the LayerNorm kernels come in
 
 
@@ -65,6 +71,27 @@ class TestSm86:
         check_retention(device, (1, 3, 19, 1, 16), False, FP32)
         check_depthwise(device, "AddDepthwiseResidualNorm", make_case((1, 3, 5, 80), 3, (True, True, False), FP16))
 
+    @pytest.mark.parametrize("case", cases_of_boxes().values(), ids=cases_of_boxes())
+    def test_nms_is_the_reference(self, device, case):
+        check_nms(device, case)
+
+    def test_nms_multiplies_and_adds_in_two_steps(self, device):
+        """A fused multiply-add rounds once and may decide otherwise; a division must be rounded to the nearest."""
+        texts = []
+        device.rewrite = lambda ptx: texts.append(ptx) or ptx
+        try:
+            check_nms(device, (random_boxes(1, 8), 0.5, -1.0, 8))
+        finally:
+            device.rewrite = str
+        opcodes = {x.opcode for text in texts for x in parse_kernel(text).instructions}
+        assert len(texts) == 3 and "div.rn.f32" in opcodes
+        assert not [x for x in opcodes if x.startswith(("fma", "mad.f32", "div.full", "div.approx"))]
+
+    @pytest.mark.parametrize("regions", REGIONS, ids=str)
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32], ids=["fp16", "fp32"])
+    def test_roi_align_is_the_reference(self, device, regions, dtype):
+        check_roi_align(device, regions, dtype)
+
     def test_every_kernel_of_the_library_was_executed(self, device):
         assert_every_kernel_was_executed(device)
 
@@ -80,6 +107,15 @@ class TestRealGrids:
     @pytest.mark.parametrize("shape", [(1, 56, 56, 64), (1, 28, 28, 128), (2, 14, 14, 256), (3, 7, 7, 512)], ids=str)
     def test_depthwise_is_the_reference(self, device, op_type, shape):
         check_depthwise(device, op_type, make_case(shape, 3, OP_TYPES[op_type], FP16))
+
+
+@pytest.mark.slow
+class TestManyBoxes:
+    def test_nms_is_the_reference(self, device):
+        check_nms(device, (random_boxes(1, 1100, side=600), 0.7, -1.0, 500))
+
+    def test_roi_align_is_the_reference(self, device):
+        check_roi_align(device, (1, 14, 256, 200, 304, 7), np.float16)
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def iou_with(box: Tensor, boxes: Tensor) -> Tensor:
 
 def shift_apart(boxes: Tensor, ids: Tensor, is_candidate: Tensor) -> Tensor:
     """Boxes moved by id · (largest coordinate of the candidates + 1). (n, 4), (n,), (n,) -> (n, 4)."""
-    largest = torch.where(is_candidate[:, None], boxes, 0).amax()
+    largest = torch.where(is_candidate[:, None], boxes, 0).amax().clamp(min=0)
     return boxes + (ids.to(boxes.dtype) * (largest + 1))[:, None]
 
 
