@@ -31,9 +31,14 @@ LIST = ROOT / "tests" / "mutants.toml"
 # The tests that answer for each kind of fault, the quickest to notice one first.
 TESTS = {
     "plugin": ("tests/plugin/test_life.py", "tests/plugin/test_numbers.py", "tests/plugin/test_addresses.py"),
+    "boxes": (
+        "tests/ops/nms", "tests/ops/roi_align", "tests/plugin/test_numbers.py::TestSm86::test_nms_is_the_reference",
+        "tests/plugin/test_numbers.py::TestSm86::test_nms_multiplies_and_adds_in_two_steps",
+        "tests/plugin/test_numbers.py::TestSm86::test_roi_align_is_the_reference",
+    ),
     "graph": ("tests/graph", "tests/plugin/test_graph_numbers.py"),
     "quantization": ("tests/model/test_folded.py", "tests/quantization", "tests/plugin/test_graph_numbers.py"),
-}
+}  # fmt: skip
 # Of build/: what the library is made from. Linked, since the build writes new files there and changes none.
 LINKED, COPIED = ("plugin-cache/kernels", "plugin-cache/headers"), ("test-plugin",)
 RED = 1  # pytest's exit code for failed tests; others mean that it could not run

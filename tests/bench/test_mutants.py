@@ -15,4 +15,4 @@ def test_text_of_the_fault_occurs_once_in_its_file(mutant):
 
 def test_names_are_told_apart_and_kinds_are_covered():
     assert len({x["name"] for x in MUTANTS}) == len(MUTANTS) >= 30
-    assert {x["tests"] for x in MUTANTS} == {"plugin", "graph", "quantization"}
+    assert {x["tests"] for x in MUTANTS} == {"plugin", "graph", "quantization", "boxes"}
