@@ -25,9 +25,9 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 from record import header
 
-from rmt_edge.artifact import write_json
 from rmt_edge.graph.plugin_form import plugin_form
 from rmt_edge.plugin.load import library_path
+from rmt_edge.writing import write_json
 from tests.boxes import maps_of, nms_model, roi_align_model
 
 ROOT = Path(__file__).resolve().parent.parent
