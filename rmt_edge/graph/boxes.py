@@ -130,7 +130,7 @@ def write_candidates(graph: GraphWriter, scores: str, rows: int, classes: int) -
 
 
 def write_detections(graph: GraphWriter, boxes: str, scores: str, labels: str, candidates: int) -> int:
-    """detections, of candidates that are chosen already, as the outputs of the model; returns how many rows they have."""
+    """detections, of candidates that are chosen already, as outputs of the model; returns how many rows they have."""
     most = min(MAX_DETECTIONS, candidates)
     outputs = [BOXES, SCORES, LABELS, COUNT]
     graph.nodes.append(nms_node([boxes, scores, labels], outputs, "detections", NMS_IOU, SCORE_THRESHOLD, most))

@@ -201,7 +201,8 @@ def _write_box_head(
     """Mask R-CNN's box head: the RoIs, their logits and deltas, 0 of a RoI that ends at 0."""
     logits, deltas = _write_predictions(graph, regions, rois, count, head.bbox_head, "roi_head.bbox_head")
     counts = _write_counts(graph, rois, "roi_head/rois")
-    return rois, *(graph.node("Mul", [x, counts], f"{x}/counted") for x in (logits, deltas))
+    logits, deltas = (graph.node("Mul", [x, counts], f"{x}/counted") for x in (logits, deltas))
+    return rois, logits, deltas
 
 
 def _write_counts(graph: GraphWriter, boxes: str, name: str) -> str:
@@ -247,10 +248,10 @@ def _write_masks(graph: GraphWriter, regions: Regions, model: MaskRCNN, rows: in
     features = regions.features(BOXES, MASK_BINS, "roi_head.mask_head")
     for key, head in heads.items():
         name = f"roi_head.mask_head{'.' if is_cascade else ''}{key}"
-        x = features
+        y = features
         for number, conv in enumerate(head.convs):
-            x = write_conv(graph, x, f"{name}.convs.{number}", conv)
-        up = _write_upsample(graph, x.name, f"{name}.upsample", head.upsample)
+            y = write_conv(graph, y, f"{name}.convs.{number}", conv)
+        up = _write_upsample(graph, y.name, f"{name}.upsample", head.upsample)
         logits = graph.conv(up, f"{name}.conv_logits", head.conv_logits)
         chosen = graph.node("GatherElements", [logits, own], f"{name}/own", axis=1)
         chosen = to_float(graph, chosen, f"{name}/float")

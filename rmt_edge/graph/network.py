@@ -51,7 +51,7 @@ def onnx_from_folded(
 
 
 def write_trunk(graph: GraphWriter, model: FoldedTrunk, prefix: str = "") -> list[str]:
-    """Stem and stages as nodes: the tokens (b, h, w, c) that each stage's blocks leave. prefix: of the modules' names."""
+    """Stem and stages as nodes: the tokens (b, h, w, c) that each stage's blocks leave. prefix: of modules' names."""
     onnx_type = helper.np_dtype_to_tensor_dtype(graph.dtype)
     x = INPUT if onnx_type == TensorProto.FLOAT else graph.node("Cast", [INPUT], "images/cast", to=onnx_type)
     for index, conv in enumerate(model.stem):

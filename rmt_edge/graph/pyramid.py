@@ -46,8 +46,11 @@ def write_resize(graph: GraphWriter, x: Map, grid: tuple[int, int], name: str, h
     """F.interpolate to a size; nothing where that is its size."""
     if x.grid == grid:
         return x
-    sizes = graph.constant(f"grid/{grid[0]}x{grid[1]}", np.array(grid, np.int64))
-    return Map(graph.node("Resize", [x.name, "", "", sizes], name, axes=[2, 3], **how), grid)
+    # All four sizes: TensorRT-RTX 1.7.1 does not know the batch's with `axes`.
+    kept = graph.node("Shape", [x.name], f"{name}/kept", start=0, end=2)
+    target = graph.constant(f"grid/{grid[0]}x{grid[1]}", np.array(grid, np.int64))
+    sizes = graph.node("Concat", [kept, target], f"{name}/sizes", axis=0)
+    return Map(graph.node("Resize", [x.name, "", "", sizes], name, **how), grid)
 
 
 def write_fpn(graph: GraphWriter, maps: list[Map], neck: FPN) -> list[Map]:

@@ -22,7 +22,7 @@ def write_segmenter(graph: GraphWriter, model: Segmenter) -> list[ValueInfoProto
     else:
         x = _write_upernet(graph, maps, model.decode_head)
     logits = Map(graph.conv(x.name, LOGITS, model.decode_head.conv_seg), x.grid)
-    size = (model.backbone.height, model.backbone.width)
+    size = int(model.backbone.height), int(model.backbone.width)
     resized = write_resize(graph, logits, size, "decode_head/resized", BILINEAR)
     label = graph.node("ArgMax", [resized.name], "decode_head/label", axis=1, keepdims=0)
     onnx_type = TensorProto.UINT8 if model.num_classes <= 256 else TensorProto.INT32

@@ -155,7 +155,7 @@ class GraphWriter:
         return self.node("DequantizeLinear", [quantized, scale, zero], f"{prefix}/dequantized")
 
     def int8_weight(self, name: str, weight: Tensor, axis: int) -> str:
-        """An INT8 initialiser and its DequantizeLinear, once. axis: of the output channels, which may have a scale each."""
+        """An INT8 initialiser and its DequantizeLinear, once. axis: of the output channels, if each has a scale."""
         if f"{name}.weight_int8" in self.initializers:
             return f"{name}.weight"
         scale = scale_of(self.ranges[f"{name}.weight_amax"], self.dtype)  # (out,) or ()
