@@ -18,16 +18,18 @@ ALLOWED = {
 }
 # What a device runs must do without the workstation's packages: all of these but the named exceptions.
 DEVICE_SIDE = (
-    *("errors", "artifact", "settings", "metrics", "progress", "pytest_plugin", "cli", "cli.devices"),
+    *("errors", "artifact", "settings", "writing", "metrics", "progress", "pytest_plugin", "cli", "cli.devices"),
     *("data", "data.draw", "data.preprocess"),
-    *("ops", "plugin.load", "model.layers", "quantization", "quantization.recipe"),
+    *("ops", "plugin.load", "plugin.trust", "model.layers", "quantization", "quantization.recipe"),
     *("device.backend", "device.doctor", "device.machine", "device.preflight", "device.profile"),
     *("runtime.cuda_graph", "runtime.engine_runner", "runtime.open", "runtime.runner"),
     *("latency.bench", "latency.measure", "latency.percentiles", "latency.sensors", "latency.telemetry"),
     *("latency.candidates", "latency.record", "latency.verdict"),
-    *("accuracy.limits", "accuracy.paired", "accuracy.predictions", "accuracy.resume", "accuracy.subject"),
+    *("accuracy.limits", "accuracy.predictions", "accuracy.resume", "accuracy.subject"),
+    *("tasks.classification", "tasks.comparison", "tasks.task", "tasks.tasks"),
     *("engine.build", "engine.config", "engine.layers", "engine.log", "engine.plugin_layers"),
-    *("bundle.archive", "bundle.bundle", "bundle.subset", "bundle.validate", "gate.baseline", "gate.gate"),
+    *("bundle.archive", "bundle.bundle", "bundle.signature", "bundle.subset", "bundle.validate"),
+    *("gate.baseline", "gate.gate"),
 )
 # Imports point down these floors, as CONTRIBUTING.md draws them: a package imports from its own and those below it.
 FLOORS = (
@@ -39,7 +41,8 @@ FLOORS = (
     {"device", "quantization"},
     {"plugin", "model"},
     {"ops", "data"},
-    {"settings", "artifact", "metrics", "errors", "progress", "pytest_plugin"},
+    {"tasks"},
+    {"settings", "artifact", "writing", "metrics", "errors", "progress", "pytest_plugin"},
 )
 WORKSTATION_ONLY = {"torch", "modelopt", "triton", "onnxruntime", "onnx", "safetensors", "PIL", "matplotlib", "jinja2"}
 

@@ -24,7 +24,7 @@ def calls(monkeypatch):
     def counting(what, function):
         def counted(path, *rest):
             # A file is hashed under its temporary name before it gets its own.
-            counts[what][re.sub(r"^\.(.*)\.\d+\.part$", r"\1", path.name)] += 1
+            counts[what][re.sub(r"^\.(.*?)\.[0-9a-f]+-\d+-\d+\.[0-9a-f]{16}\.part$", r"\1", path.name)] += 1
             return function(path, *rest)
 
         return counted
@@ -104,7 +104,7 @@ def test_where_the_engine_s_gpu_is_the_engine_itself_is_validated_and_measured(
     assert opened == [f"nano.{x}.rtx-portable.native.engine" for x in ("fp16", "int8")]
     for model in deployment.models.values():
         assert model.engine_predictions.manifest.source["sha256"] == model.engine.sha256
-        assert model.engine_predictions.details["top1_percent"] == model.predictions.details["top1_percent"]
+        assert model.engine_predictions.details["percent"] == model.predictions.details["percent"]
         assert model.engine_predictions.path in deployment.paths
     assert [x.name for x in deployment.measured] == [
         *(x.replace(".engine", ".json") for x in opened),

@@ -8,6 +8,15 @@ from rmt_edge.accuracy.predictions import BATCH
 from rmt_edge.artifact import ENGINE, ONNX, Artifact, read_artifact, read_manifest
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
 from rmt_edge.device.machine import this_machine
+from rmt_edge.model.spec import CLASSIFIER, ModelSpec
+
+
+def spec_in(details: dict[str, Any]) -> ModelSpec:
+    """What a model is, by the details of its manifest; those of the first version are of classifiers."""
+    if "spec" in details:
+        return ModelSpec.from_dict(details["spec"])
+    size = details["preprocessing"]
+    return ModelSpec(details["variant"], CLASSIFIER, details["num_classes"], size["height"], size["width"])
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,9 @@ def subject_of(file: Path | Artifact) -> Subject:
     """What is known of a file that is to be validated."""
     opened = opened_subject(file)
     if opened.manifest.kind == ONNX:
-        return Subject(opened, opened.sha256, range(1, BATCH + 1), {"runtime": "ONNX Runtime, CPU"})
+        # runtime/half.py: ONNX Runtime's CPU would compute most of an FP16 file in float32, an engine does not.
+        rounding = "" if opened.recipe["precision"] == "fp32" else ", every FP16 tensor rounded as in an engine"
+        return Subject(opened, opened.sha256, range(1, BATCH + 1), {"runtime": f"ONNX Runtime, CPU{rounding}"})
     profile, machine, backend = opened.details["profile"], this_machine().to_dict(), opened.details["backend"]
     runtime = ", ".join([f"{backend['name']} {backend['version']}", *(gpu["name"] for gpu in machine["gpus"])])
     batches = range(profile["min_batch"], profile["max_batch"] + 1)

@@ -53,7 +53,7 @@ def add_data(sub: argparse.ArgumentParser, required: bool = True) -> None:
     sub.add_argument(
         "--workers", type=int, metavar="N", help="processes that decode a folder's images (half the cores)"
     )
-    sub.add_argument("--max-drop", type=float, metavar="POINTS", help="top-1 that may be lost (0.5)")
+    sub.add_argument("--max-drop", type=float, metavar="POINTS", help="of top-1, AP or mIoU that may be lost (0.5)")
     sub.add_argument(
         "--confidence", type=float, metavar="P", help="hold the upper end of the drop's interval to it, e.g. 0.95"
     )
@@ -72,6 +72,19 @@ def add_kernels(sub: argparse.ArgumentParser) -> None:
         help="rmt-edge's fused kernels, TensorRT's own layers, or the faster of both (plugin)",
     )
     sub.add_argument("--libraries", type=Path, metavar="FOLDER", help="the plugin libraries (build/plugin)")
+    add_trust_libraries(sub)
+
+
+def add_trust_libraries(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--trust-libraries", action="store_true", help="load or pack plugin libraries that you did not build here"
+    )
+
+
+def add_require_signed(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--require-signed", type=Path, metavar="KEYS", help="refuse a bundle not signed with one of these public keys"
+    )
 
 
 def preprocessing_of(args: argparse.Namespace, checkpoint: "Checkpoint") -> Preprocessing | None:

@@ -4,6 +4,7 @@ Workers are spawned: a fork would copy the threads' locks of PyTorch and ONNX Ru
 AHEAD batches per worker lie in memory.
 """
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,6 +24,9 @@ from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+# What is opened, whatever a file's name says: of an EPS that is called .jpg, Pillow would start Ghostscript.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
+MAX_ASPECT_RATIO = 100
 # A spawned worker starts in 0.5 s; a 500x375 JPEG, ImageNet's average size, is decoded in 4 ms. Below about a second of
 # decoding workers cost more than they save.
 FEW_IMAGES = 256
@@ -32,14 +37,36 @@ AHEAD = 2  # batches under way per worker: one that is decoded, one that waits
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resize (bicubic) to cover the target over crop_ratio, crop the centre. Returns (height, width, 3) uint8."""
+    """Resize (bicubic) to cover the target over crop_ratio, crop the centre. Returns (height, width, 3) uint8.
+
+    With `within` the picture is kept whole, see Preprocessing.
+    """
     image = image.convert("RGB")
+    if preprocessing.within is not None:
+        return _letterboxed(np.asarray(image), preprocessing)
     height, width = preprocessing.height, preprocessing.width
     size = covering_size(image.width, image.height, preprocessing)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def _letterboxed(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """The picture (h, w, 3) uint8, resized by OpenCV, at the top left of (height, width, 3), zeros beside it."""
+    frame = preprocessing.frame(*pixels.shape[:2])
+    try:
+        cv2: Any = importlib.import_module("cv2")
+    except ImportError as error:
+        raise RmtEdgeError(
+            "opencv-python-headless is not installed.",
+            "the public detection and segmentation pipelines resize with it, and other libraries' pixels differ.",
+            "pip install opencv-python-headless",
+        ) from error
+    found = np.zeros((preprocessing.height, preprocessing.width, 3), np.uint8)
+    size = frame.width, frame.height
+    found[: frame.height, : frame.width] = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+    return found
 
 
 def covering_size(image_width: int, image_height: int, preprocessing: Preprocessing) -> tuple[int, int]:
@@ -58,8 +85,9 @@ def covering_size(image_width: int, image_height: int, preprocessing: Preprocess
 def read_image(path: Path) -> Image.Image:
     """An image file as RGB, or an error that names it."""
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        with Image.open(path, formats=FORMATS) as image:
+            _check_shape(path, *image.size)
+            return _as_rgb(image, path)
     except UNREADABLE as error:
         raise no_image(path, f" ({error})") from error
 
@@ -67,10 +95,38 @@ def read_image(path: Path) -> Image.Image:
 def image_size(path: Path) -> tuple[int, int]:
     """The width and height of an image file, read from its head, or an error that names it."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            _check_shape(path, *image.size)
             return image.size
     except UNREADABLE as error:
         raise no_image(path, f" ({error})") from error
+
+
+def _as_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """An image as RGB of 8 bits. Grey of 16 bits is scaled to 8, which Pillow's own conversion would cut off at 255."""
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image, np.uint16).astype(np.uint32)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise RmtEdgeError(
+            f"{path} has pixels of 32 bits ({image.mode}).",
+            "they have no range by which they could be scaled to 0 to 255.",
+            "Save it with 8 or 16 bits a channel.",
+        )
+    return image.convert("RGB")
+
+
+def _check_shape(path: Path, width: int, height: int) -> None:
+    """Refuse an image without pixels, and one so narrow that covering the network's input takes millions of pixels."""
+    shorter, longer = sorted((width, height))
+    if shorter < 1:
+        raise RmtEdgeError(f"{path} is an image of {width}x{height} pixels.", do="Remove the file.")
+    if longer > MAX_ASPECT_RATIO * shorter:
+        raise RmtEdgeError(
+            f"{path} is an image of {width}x{height} pixels.",
+            f"one side is more than {MAX_ASPECT_RATIO} times the other, and the network would see a speck of it.",
+            "Crop it, or remove the file.",
+        )
 
 
 def no_image(path: Path, detail: str = "") -> RmtEdgeError:

@@ -1,4 +1,4 @@
-"""Run an ONNX file on the CPU through ONNX Runtime: (b, 3, h, w) float32 images in, (b, classes) float32 logits out."""
+"""Run an ONNX file on the CPU through ONNX Runtime: (b, 3, h, w) float32 images in, outputs by name out."""
 
 import os
 import time
@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 
 from rmt_edge.artifact import ONNX, Artifact, read_artifact
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.runtime.half import rounded_to_half
 from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
+from rmt_edge.tasks.task import Outputs
 
 MAX_BATCH = 1 << 16  # ONNX Runtime has no limit of its own; memory ends long before
 
@@ -20,10 +23,16 @@ MAX_BATCH = 1 << 16  # ONNX Runtime has no limit of its own; memory ends long be
 DISABLED_OPTIMIZERS = ["TransposeOptimizer"]
 
 
-def open_onnx(file: Path | Artifact) -> "OnnxRunner":
-    """The runner of an ONNX file of `export`, after the file was held to its manifest; for a context manager."""
+def open_onnx(file: Path | Artifact, as_engine: bool = True) -> "OnnxRunner":
+    """The runner of an ONNX file of `export`, after the file was held to its manifest; for a context manager.
+
+    as_engine: round every FP16 tensor, as an engine does and ONNX Runtime's CPU does not (half.py): what a statement
+    about accuracy needs, and a latency does not.
+    """
     opened = read_artifact(file, ONNX)
-    runner = OnnxRunner(opened.path, opened.recipe["precision"])
+    precision = opened.recipe["precision"]
+    rounded = rounded_to_half(onnx.load(opened.path)).SerializeToString() if as_engine and precision != "fp32" else None
+    runner = OnnxRunner(opened.path, precision, rounded)
     runner.preprocessing = Preprocessing.from_dict(opened.details["preprocessing"])
     return runner
 
@@ -57,7 +66,7 @@ class OnnxRunner:
         except Exception as error:  # onnxruntime raises its own types, which share no base but Exception
             raise RmtEdgeError(f"ONNX Runtime does not take {path}: {error}") from error
         image = self.session.get_inputs()[0]
-        self.input = image.name
+        self.input, self.outputs = image.name, [x.name for x in self.session.get_outputs()]
         batch, channels, height, width = image.shape
         self.batches = range(batch, batch + 1) if isinstance(batch, int) else range(1, MAX_BATCH + 1)
         self.image_shape = (channels, height, width)
@@ -69,10 +78,10 @@ class OnnxRunner:
     def __exit__(self, *_: Any) -> None:
         self._images = None
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """(b, 3, h, w) float32 -> (b, classes) float32."""
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """(b, 3, h, w) float32 -> {"logits": (b, classes)} float32, or what else the model gives."""
         check_images(images, self.image_shape, self.batches, self.path.name)
-        return self.session.run(None, {self.input: images})[0]
+        return dict(zip(self.outputs, self.session.run(None, {self.input: images}), strict=True))
 
     def prepare(self, batch: int, transfers: bool = False, cuda_graph: bool = False) -> None:
         """Images of noise for `run`. transfers, cuda_graph: a CPU has neither."""

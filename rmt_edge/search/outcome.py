@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmt_edge.accuracy.resume import resumed
-from rmt_edge.artifact import output_folder, versions, written_whole
+from rmt_edge.artifact import versions
 from rmt_edge.data.dataset import Dataset
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time, normalise
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.metrics import drop_interval_points, drop_points, kl_nats, percent
+from rmt_edge.metrics import kl_nats, percent
 from rmt_edge.model.checkpoint import Checkpoint
 from rmt_edge.model.folded import FoldedRMT, Ranges, folded_from_model
 from rmt_edge.model.rmt import RMT
@@ -35,6 +35,8 @@ from rmt_edge.quantization.calibrate import calibrate
 from rmt_edge.quantization.fake_quant import FakeQuantizedLayers, Step, first_step, steps_of
 from rmt_edge.quantization.quantize import calibration_set
 from rmt_edge.quantization.recipe import QuantizationRecipe
+from rmt_edge.tasks.classification import METRIC, Hits
+from rmt_edge.writing import output_folder, written_whole
 
 # Pixels of a batch: four images of 224x224, where RMT-S takes 14.8 s for 128 images on two cores; 16.8 s with two
 # images at a time, 17.1 s with eight, whose activations no longer fit the caches.
@@ -225,7 +227,8 @@ def summary(outcomes: Outcomes, row: int, labels: np.ndarray | None) -> dict:
     """
     classes, noise = outcomes.classes[row], float(outcomes.noise[row].sum())
     metrics: dict[str, Any] = {
-        "top1_percent": None,
+        "metric": METRIC,
+        "percent": None,
         "drop_points": None,
         "drop_interval_points": None,
         "agreement_percent": percent(classes == outcomes.reference_classes),
@@ -233,14 +236,14 @@ def summary(outcomes: Outcomes, row: int, labels: np.ndarray | None) -> dict:
         "sqnr_db": 10 * float(np.log10(outcomes.signal.sum() / noise)) if noise else None,
     }
     if labels is not None:
-        reference_hits, set_hits = outcomes.reference_classes == labels, classes == labels
-        metrics["top1_percent"] = percent(set_hits)
-        metrics["drop_points"] = drop_points(reference_hits, set_hits)
-        metrics["drop_interval_points"] = list(drop_interval_points(reference_hits, set_hits))
+        reference, subject = Hits(outcomes.reference_classes == labels), Hits(classes == labels)
+        drop = reference.drop_to(subject)
+        metrics |= {"percent": subject.percent(), "drop_points": drop.points}
+        metrics["drop_interval_points"] = list(drop.interval_points())
     return metrics
 
 
-def reference_top1_percent(outcomes: Outcomes, labels: np.ndarray | None) -> float | None:
+def reference_percent(outcomes: Outcomes, labels: np.ndarray | None) -> float | None:
     """The float32 model's top-1; None without labels."""
     return None if labels is None else percent(outcomes.reference_classes == labels)
 

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmt_edge.accuracy.predictions import top_in
+from rmt_edge.accuracy.predictions import rows_in
 from rmt_edge.accuracy.reference import reference_predictions, validate_against_checkpoint
 from rmt_edge.accuracy.resume import partial_path
 from rmt_edge.accuracy.subject import subject_of
 from rmt_edge.accuracy.validate import validate
-from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifact, write_manifest, written_whole
+from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifact, write_manifest
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.runtime.onnx_runner import OnnxRunner, open_onnx
+from rmt_edge.runtime.onnx_runner import open_onnx
+from rmt_edge.writing import written_whole
 from tests.commands import call
 from tests.conftest import SMALL
 
@@ -73,9 +74,9 @@ def test_an_engine_is_held_to_the_reference_over_a_data_set(
     found = validate(engine, class_folders, reference, max_drop=100, runner=runner)
     assert found.path == tmp_path / "nano.int8.orin.predictions.npz"
     expected = validate_against_checkpoint(onnx_files["int8"], checkpoint, class_folders, tmp_path / "o", max_drop=100)
-    for name in ("top1_percent", "reference_top1_percent", "drop_points", "flips", "per_class", "drawn", "images"):
+    for name in ("percent", "reference_percent", "drop_points", "classification", "per_class", "drawn", "images"):
         assert found.details[name] == expected.details[name], name
-    assert (top_in(found).classes == top_in(expected).classes).all()
+    assert (rows_in(found)["classes"] == rows_in(expected)["classes"]).all()
     assert [(x["role"], x["name"]) for x in found.manifest.parents] == [
         ("source", engine.path.name), ("checkpoint", checkpoint.name), ("data", "set"),
     ]  # fmt: skip
@@ -113,7 +114,7 @@ def test_batches_stay_within_the_engine_s_profile(
         return runner(images)
 
     found = validate(engine, class_folders, reference, max_drop=100, runner=run)
-    assert seen == sizes and len(top_in(found).classes) == 60
+    assert seen == sizes and len(rows_in(found)["classes"]) == 60
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_an_onnx_file_is_opened_too(onnx_files, reference, class_folders, tmp_pa
     path = onnx_files["int8"]
     opened, given = (
         validate(path, class_folders, reference, tmp_path / x, max_drop=100, runner=y)
-        for x, y in (("opened", None), ("given", OnnxRunner(path)))
+        for x, y in (("opened", None), ("given", open_onnx(path)))
     )
     assert opened.details["per_class"] == given.details["per_class"]
 
@@ -241,7 +242,7 @@ def test_another_data_set_is_refused(engine, runner, reference, images):
 
 def test_logits_of_another_number_of_classes_are_refused(engine, reference, class_folders):
     with pytest.raises(RmtEdgeError, match=r"the logits are \(32, 1000\), expected \(32, 10\)"):
-        validate(engine, class_folders, reference, runner=lambda x: np.zeros((len(x), 1000), np.float32))
+        validate(engine, class_folders, reference, runner=lambda x: {"logits": np.zeros((len(x), 1000), np.float32)})
 
 
 def test_the_command_validates_an_engine_over_a_data_set(
@@ -252,7 +253,7 @@ def test_the_command_validates_an_engine_over_a_data_set(
     status, paths, errors = call(capsys, "validate", engine.path, onnx_files["int8"], *given)
     assert status == 0, errors
     assert paths == [str(tmp_path / "out" / f"nano.int8{x}.predictions.npz") for x in (".orin", "")]
-    assert (top_in(read_artifact(paths[0], "predictions")).classes.shape) == (60, 5)
+    assert rows_in(read_artifact(paths[0], "predictions"))["classes"].shape == (60, 5)
     status, _, errors = call(capsys, "validate", engine.path, "--data", class_folders)
     assert status == 2 and "--data and --reference go together" in errors
 
