@@ -14,7 +14,7 @@ ALLOWED = {
     "modelopt": {"quantization/calibrate.py"},
     "tensorrt": {"device/backend.py", "plugin/load.py"},
     "tensorrt_rtx": {"device/backend.py", "plugin/load.py"},
-    "triton": {"ops/retention/kernels.py", "ops/depthwise/kernels.py", "plugin/build.py"},
+    "triton": {*(f"ops/{op}/kernels.py" for op in ("retention", "depthwise", "nms", "roi_align")), "plugin/build.py"},
 }
 # What a device runs must do without the workstation's packages: all of these but the named exceptions.
 DEVICE_SIDE = (

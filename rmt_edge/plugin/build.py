@@ -34,7 +34,9 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.ops.depthwise import aot as depthwise_aot
 from rmt_edge.ops.depthwise.onnx_function import OP_TYPES as DEPTHWISE_OP_TYPES
 from rmt_edge.ops.kernel_variant import KernelVariant
+from rmt_edge.ops.nms import kernels as nms_kernels
 from rmt_edge.ops.retention import kernels as retention_kernels
+from rmt_edge.ops.roi_align import kernels as roi_align_kernels
 from rmt_edge.plugin import cxx
 from rmt_edge.plugin.cxx import KernelImage
 from rmt_edge.plugin.load import PLUGIN_NAMESPACE, PLUGIN_VERSION, library_name
@@ -48,6 +50,8 @@ LOG = logging.getLogger(__name__)
 OPS = {
     ("Retention",): retention_kernels.aot_variants,
     tuple(DEPTHWISE_OP_TYPES): depthwise_aot.aot_variants,
+    ("Nms",): nms_kernels.aot_variants,
+    ("MultiLevelRoiAlign",): roi_align_kernels.aot_variants,
 }
 
 # A100, A10 and RTX 30, Orin, L4 and RTX 40, H100, B200, Thor, RTX 50. SM 7.5 compiles too (--sm 75), but takes twice as
