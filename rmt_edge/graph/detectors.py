@@ -107,7 +107,7 @@ def write_rcnn(graph: GraphWriter, model: MaskRCNN) -> list[ValueInfoProto]:
     levels = write_fpn(graph, write_backbone(graph, model.backbone), model.neck)
     limits = write_limits(graph, model.backbone.height, model.backbone.width)
     rois, objectness, count = _write_proposals(graph, levels, model.rpn_head, limits)
-    regions = Regions(graph, levels[:ROI_LEVELS])
+    regions = Regions(graph, levels[:ROI_LEVELS], model.widths.neck)
     is_cascade = isinstance(model, CascadeMaskRCNN)
     write: Callable = _write_cascade if is_cascade else _write_box_head
     rois, logits, deltas = write(graph, regions, rois, count, model.roi_head, limits)
@@ -163,15 +163,17 @@ def _write_proposals(graph: GraphWriter, levels: list[Map], head: nn.Module, lim
 class Regions:
     """The levels that regions are read from, NHWC as the op takes them."""
 
-    def __init__(self, graph: GraphWriter, levels: list[Map]):
-        self.graph, self.grids = graph, [x.grid for x in levels]
+    def __init__(self, graph: GraphWriter, levels: list[Map], channels: int):
+        self.graph, self.grids, self.channels = graph, [x.grid for x in levels], channels
         self.levels = [graph.nhwc(x.name) for x in levels]
 
     def features(self, rois: str, bins: int, name: str) -> Map:
         """The features of regions (b, n, 4). -> (b·n, c, bins, bins)."""
         node = roi_align_node([*self.levels, rois], f"{name}/features", f"{name}/features", bins, self.grids)
         self.graph.nodes.append(node)
-        return Map(self.graph.nchw(f"{name}/features"), (bins, bins))
+        shape = integers(self.graph, -1, bins, bins, self.channels)
+        flat = self.graph.node("Reshape", [f"{name}/features", shape], f"{name}/flat_features")
+        return Map(self.graph.nchw(flat), (bins, bins))
 
 
 def _write_predictions(
