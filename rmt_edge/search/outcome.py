@@ -123,7 +123,7 @@ def calibrated_subject(
     if not isinstance(model, RMT):
         raise RmtEdgeError(
             f"{checkpoint.path.name} is a {model.head_name}.",
-            "sensitivities and the search measure classifiers so far.",
+            "sensitivity and search measure classifiers so far.",
         )
     preprocessing = preprocessing or model.preprocessing
     dataset = calibration_set(recipe, calibration)
