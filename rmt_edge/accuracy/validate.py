@@ -66,11 +66,12 @@ def validate(
     workers: int | None = None,
     runner: Run | None = None,
     libraries: Path | None = None,
+    annotations: Path | None = None,
 ) -> Artifact:
     """Write the predictions of an ONNX file or an engine and, in their manifest, its accuracy.
 
-    data, labels_file: a data set with labels that fit the checkpoint's classes (open_dataset). reference: predictions
-    of the float32 model on it (accuracy/reference.py); of the data set the images that they are of are taken. max_drop,
+    data, labels_file, annotations: a data set with what fits the checkpoint's classes (open_dataset). reference:
+    predictions of the float32 model on it (accuracy/reference.py), whose images of the set are taken. max_drop,
     confidence: see limits.judgement. workers: processes that decode a folder's images. runner: the file, opened
     (open_onnx, open_engine); without it the file is opened here. libraries: see open_engine.
     """
@@ -82,9 +83,10 @@ def validate(
     preprocessing = Preprocessing.from_dict(details["preprocessing"])
     expected = read_artifact(reference, PREDICTIONS)
     check_reference_model(expected, subject, preprocessing)
-    dataset = referenced_images(expected, open_dataset(data, labels_file))
     spec = spec_in(details)
-    task = TASKS[spec.task]
+    task, dataset = TASKS[spec.task], open_dataset(data, labels_file, annotations)
+    check_truth(dataset, task, spec)
+    dataset = referenced_images(expected, dataset)
     truth = check_truth(dataset, task, spec)
     folder = output_folder(output or subject.file.path.parent)
     path = folder / f"{subject.file.path.stem}.predictions.npz"

@@ -62,6 +62,7 @@ class Index:
     validation: dict[str, Any]
     versions: dict[str, str]
     members: tuple[Member, ...]
+    spec: dict[str, Any] | None = None
     kind: str = field(default="bundle", kw_only=True)
     format: int = field(default=FORMAT, kw_only=True)
 
@@ -89,6 +90,11 @@ class Index:
         """As bundle.json holds it: kind and format first."""
         values = {"kind": self.kind, "format": self.format} | asdict(self)
         return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+
+    def facts(self) -> dict[str, Any]:
+        """What a model's manifest says of it, as accuracy.subject.spec_in reads it."""
+        found = {name: getattr(self, name) for name in ("variant", "num_classes", "preprocessing")}
+        return found if self.spec is None else found | {"spec": self.spec}
 
     def sha256_of(self, name: str) -> str | None:
         """The sha256 that a member must have; None for what is no member."""

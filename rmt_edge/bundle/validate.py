@@ -73,7 +73,7 @@ def _validate(
     subset, reference_logits = subset_of(folder, index)
     preprocessing = Preprocessing.from_dict(index.preprocessing)
     run, batch = padded(runner, subject.batches.start), subject.batch_of(preprocessing)
-    spec = spec_in(subject.file.details)
+    spec = spec_in(index.facts())
     task = TASKS[spec.task]
     title = f"validate {subject.file.path.name}"
     found = list(outputs_of(run, subset, preprocessing, task, spec, title, batch))
