@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from record import header
 
-from rmt_edge.artifact import write_json
 from rmt_edge.device.profile import load_profile
 from rmt_edge.engine.build import build
 from rmt_edge.graph.export import export
 from rmt_edge.model.rmt import create_model
 from rmt_edge.quantization.quantize import quantize
 from rmt_edge.quantization.recipe import load_recipe
+from rmt_edge.writing import write_json
 
 IMAGES = 32
 

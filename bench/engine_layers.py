@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from record import header
 
-from rmt_edge.artifact import write_json
 from rmt_edge.device.profile import load_profile
 from rmt_edge.engine.build import KERNELS, build, layers_path
 from rmt_edge.engine.layers import PLUGIN_KINDS
@@ -29,6 +28,7 @@ from rmt_edge.model.variants import VARIANTS
 from rmt_edge.plugin.build import build_libraries
 from rmt_edge.quantization.quantize import quantize
 from rmt_edge.quantization.recipe import PRECISIONS, load_recipe
+from rmt_edge.writing import write_json
 
 IMAGES = 8
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from record import header
 from tqdm import tqdm
 
-from rmt_edge.artifact import write_json
 from rmt_edge.settings import ROOT, read_toml
+from rmt_edge.writing import write_json
 
 LIST = ROOT / "tests" / "mutants.toml"
 # The tests that answer for each kind of fault, the quickest to notice one first.

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from train_reference import HELD_OUT, SEED
 
-from rmt_edge.artifact import written_whole
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.search.overlap import image_hashes
+from rmt_edge.writing import written_whole
 
 IMAGES = 2_000
 REFERENCE = Path(__file__).parent / "reference"

@@ -10,9 +10,8 @@ import contextlib
 import datetime
 import hashlib
 import json
-import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from rmt_edge import __version__
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.writing import write_json
 
 # Whatever of these is installed is recorded; none of them is imported for it.
 _VERSIONS_OF = (
@@ -133,36 +133,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def output_folder(path: Path) -> Path:
-    """The folder, made if need be; an error if it cannot be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RmtEdgeError(
-            f"The output folder {path} cannot be written: {error.strerror or error}.",
-            do="Pass a folder that you may write to with --output.",
-        ) from error
-    return path
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, renamed to `path` when the block ends well and removed when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RmtEdgeError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def manifest_path(path: Path) -> Path:
     """Where a file's manifest lies."""
     return path.with_name(path.name + ".json")
@@ -195,8 +165,8 @@ def write_manifest(
 ) -> Artifact:
     """Write the manifest of the file at `temporary` that is about to become `path`; returns what it will be.
 
-    Called last inside `written_whole`: an older manifest is replaced before the file is. A process killed between the
-    two leaves a file and a manifest that disagree, which the next step refuses.
+    Called last inside `writing.written_whole`: an older manifest is replaced before the file is. A process killed
+    between the two leaves a file and a manifest that disagree, which the next step refuses.
     """
     manifest = Manifest(
         name=path.name,
@@ -212,17 +182,6 @@ def write_manifest(
     )
     write_json(manifest_path(path), asdict(manifest))
     return Artifact(path, manifest)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """A JSON file, whole or not at all. A NaN or an infinity in it is our bug and raises."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json_text(value))
-
-
-def json_text(value: dict[str, Any]) -> str:
-    """JSON as every file here holds it."""
-    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def read_artifact(source: Path | str | Artifact, kind: str) -> Artifact:

@@ -16,7 +16,7 @@ from pathlib import Path
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, drop_message
 from rmt_edge.accuracy.reference import reference_predictions
 from rmt_edge.accuracy.validate import checked_workers, validate
-from rmt_edge.artifact import Artifact, output_folder
+from rmt_edge.artifact import Artifact
 from rmt_edge.data.dataset import Dataset, image_count, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.data.truth import check_truth
@@ -38,6 +38,7 @@ from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
 from rmt_edge.report.collect import write_report
 from rmt_edge.runtime.engine_runner import load_cuda
 from rmt_edge.tasks.tasks import TASKS
+from rmt_edge.writing import output_folder
 
 OUTPUT = Path("deployed")
 RECIPES = ("fp32", "fp16", "int8")
@@ -109,23 +110,24 @@ def deploy(
     workers: int | None = None,
     images: int | None = None,
     torch_device: str | None = None,
+    trust_libraries: bool = False,
     annotations: Path | str | None = None,
 ) -> Deployment:
     """Quantise, export, build and validate by each recipe, and report; returns what was made.
 
     checkpoint, weights: see load_checkpoint. data, labels, annotations: images and what is in them (open_dataset);
     calibration: images for the INT8 recipes. output: the folder for everything. recipes: names of calib/, paths or
-    recipes. device: a profile of engines/, a path, `auto` or a profile. kernels, libraries: see build. preprocessing:
-    replaces the checkpoint's.
-    max_drop, confidence: see limits.judgement. images: how many of `data` to validate on, all by default. torch_device:
-    where PyTorch computes (model/torch_device.py). What can be refused is refused before the first long step.
+    recipes. device: a profile of engines/, a path, `auto` or a profile. kernels, libraries, trust_libraries: see build.
+    preprocessing: replaces the checkpoint's. max_drop, confidence: see limits.judgement. images: how many of `data` to
+    validate on, all by default. torch_device: where PyTorch computes (model/torch_device.py). What can be refused is
+    refused before the first long step.
     """
     start = time.monotonic()
     checked_max_drop(max_drop), checked_confidence(confidence), checked_workers(workers), torch_device_of(torch_device)
     chosen = [x if isinstance(x, QuantizationRecipe) else load_recipe(x) for x in recipes]
     profile = device if isinstance(device, DeviceProfile) else load_profile(device)
     load_backend(profile.backend)
-    check_plugin_library(kernels, libraries)
+    check_plugin_library(kernels, libraries, trust_libraries)
     opened = open_checkpoint(checkpoint, weights)
     spec = spec_of(opened.model, preprocessing)
     dataset = open_dataset(data, labels, annotations)
@@ -143,7 +145,7 @@ def deploy(
         logger.info("%s: quantize, export, build, validate", recipe.name)
         quantized = quantize(opened, recipe, folder, calibration_images, preprocessing, device=torch_device)
         onnx = export(quantized)
-        engine = build(onnx, profile, kernels=kernels, libraries=libraries)
+        engine = build(onnx, profile, kernels=kernels, libraries=libraries, trust_libraries=trust_libraries)
         size = Preprocessing.from_dict(onnx.details["preprocessing"])
         reference = reference or reference_predictions(
             opened, dataset, folder, size, workers=workers, device=torch_device

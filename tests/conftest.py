@@ -25,6 +25,8 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
+# Tests note the libraries that they build where those lie, not among the files of whoever runs them.
+os.environ["XDG_STATE_HOME"] = str(ROOT / "build" / "test-state")
 REFERENCE = ROOT / "bench" / "reference"
 SMALL = Preprocessing(40, 48, crop_ratio=1.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 PLUGIN_SM = 86

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
-from rmt_edge.artifact import CHECKPOINT, ONNX, SOURCE, Artifact, identity_of, write_manifest, written_whole
+from rmt_edge.artifact import ONNX, PLUGIN_ONNX, QUANTIZED, SOURCE, Artifact, identity_of, write_manifest
 from rmt_edge.data.dataset import Dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.model.heads import spec_of
 from rmt_edge.model.widths import PUBLIC_WIDTHS, Widths
+from rmt_edge.writing import written_whole
 from tests.downstream import filled_head
 
 SIZE = Preprocessing(96, 128, crop_ratio=1.0, within=(128, 96))
@@ -31,25 +32,33 @@ def write_checkpoint(head: str, folder: Path, classes: int = 3, seed: int = 5) -
     metadata = {"preprocessing": json.dumps(SIZE.to_dict())}
     if classes == len(NAMES):
         metadata["classes"] = json.dumps(NAMES)
-    save_file(model.state_dict(), path, metadata)
+    save_file({name: x.numpy() for name, x in model.state_dict().items()}, path, metadata)
     return path
 
 
 def onnx_of(checkpoint: Path, folder: Path, recipe: str = "int8") -> Artifact:
-    """A file with the manifest of an exported model; nobody opens it."""
+    """A file with the manifest of an exported model, and those beside it of its chain; nobody opens them."""
     folder.mkdir(exist_ok=True)
     model = load_checkpoint(checkpoint)
-    path = folder / f"{checkpoint.stem}.{recipe}.onnx"
-    spec = spec_of(model, SIZE)
-    identity = identity_of(checkpoint)
+    spec, identity = spec_of(model, SIZE), identity_of(checkpoint)
+    stem = f"{checkpoint.stem}.{recipe}"
     details = {"checkpoint": identity, "weights": None, "spec": spec.to_dict(), "preprocessing": SIZE.to_dict()}
-    details |= {"num_classes": spec.classes, "variant": spec.variant}
-    with written_whole(path) as temporary:
-        temporary.write_bytes(recipe.encode())
-        return write_manifest(
-            temporary, path, kind=ONNX, parents=[{"role": SOURCE} | identity, {"role": CHECKPOINT} | identity],
-            recipe={"name": recipe, "precision": recipe}, details=details, seconds=0,
-        )  # fmt: skip
+    details |= {"num_classes": spec.classes, "variant": spec.variant, "parameters": 1_000_000, "nodes": 400}
+    details |= {"relative_error": 1e-4, "plugin_form_relative_error": 1e-4}
+
+    def write(name: str, kind: str, parent: dict[str, str]) -> Artifact:
+        path = folder / name
+        with written_whole(path) as temporary:
+            save_file({kind: np.zeros(1, np.float32)}, temporary)
+            return write_manifest(
+                temporary, path, kind=kind, parents=[parent], recipe={"name": recipe, "precision": recipe},
+                details=details, seconds=0,
+            )  # fmt: skip
+
+    quantized = write(f"{stem}.safetensors", QUANTIZED, {"role": SOURCE} | identity)
+    onnx = write(f"{stem}.onnx", ONNX, quantized.as_parent())
+    write(f"{stem}.plugin.onnx", PLUGIN_ONNX, onnx.as_parent())
+    return onnx
 
 
 class Seer:

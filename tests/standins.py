@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from rmt_edge.artifact import ENGINE, parent_of, write_manifest, written_whole
+from rmt_edge.artifact import ENGINE, parent_of, write_manifest
+from rmt_edge.writing import written_whole
 
 COPY_MS, COMPUTE_MS = 0.125, 0.5
 SHAPE, LARGEST = (3, 4, 5), 8

@@ -24,7 +24,7 @@ def calls(monkeypatch):
     def counting(what, function):
         def counted(path, *rest):
             # A file is hashed under its temporary name before it gets its own.
-            counts[what][re.sub(r"^\.(.*)\.\d+\.part$", r"\1", path.name)] += 1
+            counts[what][re.sub(r"^\.(.*?)\.[0-9a-f]+-\d+-\d+\.[0-9a-f]{16}\.part$", r"\1", path.name)] += 1
             return function(path, *rest)
 
         return counted

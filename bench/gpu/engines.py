@@ -28,7 +28,7 @@ import torch
 from folded_in_pytorch import compare_ops
 from record import header
 
-from rmt_edge.artifact import ONNX, read_artifact, write_json
+from rmt_edge.artifact import ONNX, read_artifact
 from rmt_edge.bundle.bundle import LIBRARIES, chosen_models, read_folder, unpack
 from rmt_edge.bundle.validate import validate_engine, validate_onnx
 from rmt_edge.device.machine import this_machine
@@ -42,6 +42,7 @@ from rmt_edge.plugin.load import library_path
 from rmt_edge.runtime.onnx_runner import OnnxRunner
 from rmt_edge.runtime.open import open_engine
 from rmt_edge.runtime.torch_runner import peers_of
+from rmt_edge.writing import write_json
 
 HAS_GPU = torch.cuda.is_available()
 KERNELS = ("plugin", "native")

@@ -13,11 +13,12 @@ import numpy as np
 
 from rmt_edge.accuracy.limits import judgement
 from rmt_edge.accuracy.resume import resumed
-from rmt_edge.artifact import PREDICTIONS, Artifact, versions, write_manifest, written_whole
+from rmt_edge.artifact import PREDICTIONS, Artifact, versions, write_manifest
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.progress import progress_bar
 from rmt_edge.tasks.comparison import compared
 from rmt_edge.tasks.task import Frame, Named, Outputs, Rows, Spec, Task
+from rmt_edge.writing import written_whole
 
 BATCH = 50
 

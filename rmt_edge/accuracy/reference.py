@@ -17,15 +17,7 @@ from rmt_edge.accuracy.predictions import BATCH, Run, predict_resumably, write_p
 from rmt_edge.accuracy.resume import finish
 from rmt_edge.accuracy.subject import spec_in
 from rmt_edge.accuracy.validate import DataImages, checked_workers, validate
-from rmt_edge.artifact import (
-    ONNX,
-    PREDICTIONS,
-    Artifact,
-    check_made_from,
-    manifest_path,
-    output_folder,
-    read_artifact,
-)
+from rmt_edge.artifact import ONNX, PREDICTIONS, Artifact, check_made_from, manifest_path, read_artifact
 from rmt_edge.data.dataset import Dataset, image_count, open_dataset
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
 from rmt_edge.data.truth import check_truth
@@ -36,6 +28,7 @@ from rmt_edge.runtime.onnx_runner import open_onnx
 from rmt_edge.runtime.torch_runner import arrays_of
 from rmt_edge.tasks.task import Outputs
 from rmt_edge.tasks.tasks import TASKS
+from rmt_edge.writing import output_folder
 
 
 def reference_predictions(

@@ -20,8 +20,9 @@ import numpy as np
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop
 from rmt_edge.accuracy.predictions import Run, accuracy, padded, predict_resumably, rows_in, write_predictions
 from rmt_edge.accuracy.resume import finish
+from rmt_edge.accuracy.shown import shown_pictures
 from rmt_edge.accuracy.subject import Subject, spec_in, subject_of
-from rmt_edge.artifact import CHECKPOINT, DATA, PREDICTIONS, Artifact, output_folder, parent_of, read_artifact
+from rmt_edge.artifact import CHECKPOINT, DATA, PREDICTIONS, Artifact, parent_of, read_artifact
 from rmt_edge.data.dataset import Dataset, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.data.truth import check_truth
@@ -29,6 +30,7 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.runtime.open import open_runner
 from rmt_edge.tasks.task import Frame, Named
 from rmt_edge.tasks.tasks import TASKS
+from rmt_edge.writing import output_folder
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +117,7 @@ def validate(
         | {"task": spec.task, "images": len(dataset), "drawn": dataset.drawing(), "resumed_images": resumed_images}
         | {"reference": {"sha256": expected.sha256, "runtime": expected.details["runtime"]}}
     )
+    rows |= shown_pictures(dataset, found)
     seconds = time.monotonic() - start
     predictions = write_predictions(path, rows, parents, subject.file.recipe, found, seconds)
     finish(path)

@@ -7,21 +7,20 @@ Written by pack.py. This side needs Python and numpy alone.
 
 import json
 import logging
-import os
-import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rmt_edge.artifact import manifest_path, plugin_form_path, sha256_of
+from rmt_edge.artifact import ONNX, PLUGIN_ONNX, Artifact, manifest_path, plugin_form_path, read_artifact, sha256_of
 from rmt_edge.bundle.archive import MAX_BYTES, Member, copy_member, open_archive, refuse
 from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, Subset, load_subset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import BUNDLE_INDEX, BUNDLED_LIBRARIES
 from rmt_edge.progress import progress_bar
+from rmt_edge.writing import output_folder, scratch_folder
 
 SUFFIX = ".rmtedge"
 INDEX, LIBRARIES = BUNDLE_INDEX, BUNDLED_LIBRARIES
@@ -150,28 +149,34 @@ def unpack(path: Path, folder: Path | None = None) -> Path:
             check_folder(folder, archive.read(INDEX), index)
             logger.info("unpack: %s holds this bundle already.", folder)
             return folder
-        temporary = folder.resolve().with_name(f".{folder.name}.{os.getpid()}.part")
-        try:
-            temporary.mkdir(parents=True)
-            total = sum(x.size_bytes for x in index.members)
-            with progress_bar(
-                total=total, desc=f"unpack {path.name}", unit="B", unit_scale=True, leave=False
-            ) as progress:
-                for member in index.members:
-                    target = temporary / member.name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    copy_member(archive, member, target, progress)
-            (temporary / INDEX).write_bytes(archive.read(INDEX))
-            temporary.rename(folder)
-        except OSError as error:
-            raise RmtEdgeError(
-                f"{path} cannot be unpacked into {folder}: {error.strerror or error}.", f"it takes {total:,} bytes.",
-                "Make room, or pass a folder that you may write to with --output.",
-            ) from error  # fmt: skip
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        total = sum(x.size_bytes for x in index.members)
+        output_folder(folder.resolve().parent)
+        with scratch_folder(folder.resolve()) as temporary:
+            try:
+                _extract(archive, index, temporary, f"unpack {path.name}")
+                temporary.rename(folder)
+            except OSError as error:
+                if folder.is_dir() and any(folder.iterdir()):  # another run has unpacked into it meanwhile
+                    check_folder(folder, archive.read(INDEX), index)
+                    return folder
+                raise RmtEdgeError(
+                    f"{path} cannot be unpacked into {folder}: {error.strerror or error}.",
+                    f"it takes {total:,} bytes.",
+                    "Make room, or pass a folder that you may write to with --output.",
+                ) from error
     logger.info("unpack: %s, %d files", folder, len(index.members) + 1)
     return folder
+
+
+def _extract(archive: Any, index: Index, folder: Path, title: str) -> None:
+    """Write every member into an empty folder, and the index last."""
+    total = sum(x.size_bytes for x in index.members)
+    with progress_bar(total=total, desc=title, unit="B", unit_scale=True, leave=False) as progress:
+        for member in index.members:
+            target = folder / member.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_member(archive, member, target, progress)
+    (folder / INDEX).write_bytes(archive.read(INDEX))
 
 
 def check_folder(folder: Path, content: bytes, index: Index) -> None:
@@ -215,6 +220,23 @@ def chosen_models(index: Index, recipes: list[str] | None) -> list[Model]:
         if name not in known:
             raise RmtEdgeError(f"The bundle has no recipe {name}.", f"it has {', '.join(known)}.")
     return [x for x in index.models if x.recipe in recipes]
+
+
+def listed_model(folder: Path, index: Index, name: str) -> Artifact:
+    """The ONNX file of that name in an unpacked bundle, with its plugin form: the very files that were packed."""
+    path = folder / name
+    for file in (path, plugin_form_path(path)):
+        member = next((x for x in index.members if x.name == file.name), None)
+        if member is None:
+            raise RmtEdgeError(
+                f"{file} is not one of the files of the bundle in {folder}.",
+                "someone put it there after the bundle was unpacked.",
+                "Build it from a folder of its own.",
+            )
+        if not _is_whole(file, member):
+            raise RmtEdgeError(f"{file} was changed or removed.", do="Unpack the bundle again.")
+    form = read_artifact(plugin_form_path(path), PLUGIN_ONNX)
+    return replace(read_artifact(path, ONNX), siblings=(form,))
 
 
 def subset_of(folder: Path, index: Index) -> tuple[Subset, np.ndarray]:

@@ -6,7 +6,6 @@ that a device needs neither. The same inputs give the same bytes.
 
 import json
 import logging
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,14 @@ from rmt_edge.artifact import (
     check_made_from,
     check_parent,
     manifest_path,
-    output_folder,
     plugin_form_path,
     read_artifact,
     sha256_of,
     versions,
-    written_whole,
 )
 from rmt_edge.bundle.archive import MAX_BYTES, Member, write_archive, wrong_name
 from rmt_edge.bundle.bundle import INDEX, LIBRARIES, SUFFIX, Index, Model
+from rmt_edge.bundle.signature import sign, signature_path
 from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, Subset
 from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
@@ -42,8 +40,10 @@ from rmt_edge.model.heads import spec_of
 from rmt_edge.plugin.cxx import ARCHITECTURES
 from rmt_edge.plugin.load import LIBRARIES as LIBRARY_FOLDER
 from rmt_edge.plugin.load import library_name
+from rmt_edge.plugin.trust import check_vouched_for
 from rmt_edge.progress import progress_bar
 from rmt_edge.tasks.tasks import TASKS
+from rmt_edge.writing import output_folder, scratch_folder, written_whole
 
 DEFAULT_IMAGES = 512
 # What all models of a bundle have in common: one subset of images and one set of float32 logits serves them all.
@@ -61,12 +61,15 @@ def pack(
     recipes: list[str] | None = None,
     architectures: tuple[str, ...] = ARCHITECTURES,
     labels_file: Path | None = None,
+    trust_libraries: bool = False,
+    sign_with: Path | None = None,
 ) -> Path:
     """Write the bundle of exported models, by default `<checkpoint>.rmtedge` beside them; returns its path.
 
     sources: ONNX files of `export`, or folders of them. recipes: only these. data, labels_file: labelled images
     (open_dataset), of which `images` go into the subset. libraries: the folder of the plugin libraries, one for each
-    of `architectures`.
+    of `architectures`; trust_libraries: pack those that nobody vouches for as well (plugin/trust.py).
+    sign_with: an SSH key, for a signature beside the bundle (bundle/signature.py).
     """
     start = time.monotonic()
     models = find_models(sources, recipes)
@@ -75,16 +78,16 @@ def pack(
     path = output or models[0].path.with_name(opened.path.stem + SUFFIX)
     if path.suffix != SUFFIX:
         raise RmtEdgeError(f"The output is {path}.", f"a bundle's name ends in {SUFFIX}.")
-    library_facts = read_libraries(libraries, architectures)
+    library_facts = read_libraries(libraries, architectures, trust_libraries)
     files = files_of(models, [libraries / library_name(x) for x in architectures])
     dataset = open_dataset(data, labels_file)
     chosen = choose_images(dataset, shared["num_classes"], images)
     preprocessing = Preprocessing.from_dict(shared["preprocessing"])
     check_size(files, len(chosen), preprocessing)
     output_folder(path.parent)
-    with written_whole(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        validation = write_subset(Path(folder), chosen, len(dataset), preprocessing, opened)
-        files |= {name: Path(folder) / name for name in (IMAGES, LABELS, LOGITS, NAMES)}
+    with written_whole(path) as temporary, scratch_folder(path) as folder:
+        validation = write_subset(folder, chosen, len(dataset), preprocessing, opened)
+        files |= {name: folder / name for name in (IMAGES, LABELS, LOGITS, NAMES)}
         members = [(Member(name, sha256_of(x), x.stat().st_size), x) for name, x in sorted(files.items())]
         index = Index(
             **shared,
@@ -95,6 +98,9 @@ def pack(
             members=tuple(member for member, _ in members),
         )
         write_archive(temporary, INDEX, index.to_json(), members)
+        signature_path(path).unlink(missing_ok=True)  # of an older bundle
+    if sign_with is not None:
+        logger.info("pack: signed, %s", sign(path, sign_with))
     logger.info(
         "pack: %s, %.1f MB, %d models, %d images, sha256 %s, in %.1f s",
         path.name, path.stat().st_size / 1e6, len(models), len(chosen), sha256_of(path), time.monotonic() - start,
@@ -155,9 +161,12 @@ def _short(value: Any) -> str:
     return json.dumps(value) if not isinstance(value, dict) else ", ".join(f"{k} {v}" for k, v in value.items())
 
 
-def read_libraries(folder: Path, architectures: tuple[str, ...]) -> dict[str, Any]:
+def read_libraries(folder: Path, architectures: tuple[str, ...], trust: bool = False) -> dict[str, Any]:
     """What the plugin libraries of those processors say of themselves, if they hold the same plugins."""
     facts = {x: read_library(folder / library_name(x), x) for x in architectures}
+    if not trust:
+        for x in architectures:
+            check_vouched_for(folder / library_name(x))
     for name in ("ops", "plugin_version"):
         if len({json.dumps(x[name]) for x in facts.values()}) > 1:
             raise RmtEdgeError(

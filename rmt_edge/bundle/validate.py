@@ -15,7 +15,7 @@ import numpy as np
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop
 from rmt_edge.accuracy.predictions import Run, accuracy, outputs_of, padded, write_predictions
 from rmt_edge.accuracy.subject import Subject, spec_in, subject_of
-from rmt_edge.artifact import CHECKPOINT, DATA, ENGINE, ONNX, SUBSET, Artifact, output_folder, parent_of, read_artifact
+from rmt_edge.artifact import CHECKPOINT, DATA, ENGINE, ONNX, SUBSET, Artifact, parent_of, read_artifact
 from rmt_edge.bundle.bundle import SUFFIX, Index, read_folder, subset_of, unpack
 from rmt_edge.bundle.subset import IMAGES
 from rmt_edge.data.preprocess import Preprocessing
@@ -23,6 +23,7 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error, sqnr_db
 from rmt_edge.tasks.task import Named, Rows, Spec, Task
 from rmt_edge.tasks.tasks import TASKS
+from rmt_edge.writing import output_folder
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from rmt_edge.bundle.bundle import LIBRARIES, SUFFIX, chosen_models, read_folder, unpack
-from rmt_edge.cli.options import add_command, add_kernels, add_output
+from rmt_edge.bundle.bundle import INDEX, LIBRARIES, SUFFIX, chosen_models, listed_model, read_folder, unpack
+from rmt_edge.cli.bundle import check_signer
+from rmt_edge.cli.options import add_command, add_kernels, add_output, add_require_signed
 from rmt_edge.device.profile import load_profile
 from rmt_edge.errors import RmtEdgeError
 
@@ -18,16 +19,25 @@ def build(args: argparse.Namespace) -> None:
 
     profile = load_profile(args.device)
     is_packed = args.source.suffix == SUFFIX
+    if args.require_signed and not is_packed:
+        raise RmtEdgeError("--require-signed is for a bundle.", f"{args.source} is none.", "Pass the .rmtedge file.")
     if is_packed or args.source.is_dir():
+        if is_packed:
+            check_signer(args.source, args.require_signed)
         folder = unpack(args.source, args.output) if is_packed else args.source
         output = None if is_packed else args.output
         libraries = args.libraries or folder / LIBRARIES
-        for model in chosen_models(read_folder(folder), args.recipes):
-            print(run(folder / model.onnx, profile, output, args.kernels, libraries).path)
+        index = read_folder(folder)
+        for model in chosen_models(index, args.recipes):
+            file = listed_model(folder, index, model.onnx)
+            print(run(file, profile, output, args.kernels, libraries, args.trust_libraries).path)
         return
     if args.recipes:
         raise RmtEdgeError("--recipes chooses among a bundle's models.", f"{args.source} is one model.")
-    print(run(args.source, profile, args.output, args.kernels, args.libraries).path)
+    source = args.source
+    if (source.parent / INDEX).is_file():
+        source = listed_model(source.parent, read_folder(source.parent), source.name)
+    print(run(source, profile, args.output, args.kernels, args.libraries, args.trust_libraries).path)
 
 
 def _build_torch_tensorrt(args: argparse.Namespace) -> None:
@@ -36,7 +46,8 @@ def _build_torch_tensorrt(args: argparse.Namespace) -> None:
 
     if args.recipes:
         raise RmtEdgeError("--recipes chooses among a bundle's models.", f"{args.source} is one model.")
-    print(build_torch_tensorrt(args.source, load_profile(args.device), args.output, args.libraries).path)
+    profile = load_profile(args.device)
+    print(build_torch_tensorrt(args.source, profile, args.output, args.libraries, args.trust_libraries).path)
 
 
 def plugin(args: argparse.Namespace) -> None:
@@ -53,6 +64,7 @@ def add_commands(commands) -> None:
     sub.add_argument("source", type=Path, help="a file that `export` or `pack` wrote, or an unpacked bundle")
     sub.add_argument("--recipes", nargs="+", help="of a bundle's models only those of these recipes (all)")
     add_kernels(sub)
+    add_require_signed(sub)
     add_output(sub, None)
     sub.add_argument(
         "--via",

@@ -1,9 +1,10 @@
 """The commands that carry models to a device: pack on the workstation, unpack on the device."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from rmt_edge.cli.options import OUTPUT, add_command, add_output
+from rmt_edge.cli.options import OUTPUT, add_command, add_output, add_require_signed, add_trust_libraries
 
 
 def pack(args: argparse.Namespace) -> None:
@@ -25,6 +26,8 @@ def pack(args: argparse.Namespace) -> None:
         args.recipes,
         architectures,
         args.labels,
+        args.trust_libraries,
+        args.sign,
     )
     print(path)
 
@@ -33,7 +36,16 @@ def unpack(args: argparse.Namespace) -> None:
     """Check a bundle and unpack it, all of it or nothing."""
     from rmt_edge.bundle.bundle import unpack as run
 
+    check_signer(args.bundle, args.require_signed)
     print(run(args.bundle, args.output))
+
+
+def check_signer(bundle: Path, keys: Path | None) -> None:
+    """Refuse a bundle that is not signed with one of the keys, if keys are given."""
+    if keys is not None:
+        from rmt_edge.bundle.signature import check_signature
+
+        print(f"{bundle} is signed by {check_signature(bundle, keys)}", file=sys.stderr)
 
 
 def add_commands(commands) -> None:
@@ -48,6 +60,8 @@ def add_commands(commands) -> None:
     sub.add_argument("--images", type=int, metavar="N", help="images of the validation subset (512)")
     sub.add_argument("--recipes", nargs="+", help="only the models of these recipes")
     sub.add_argument("--libraries", type=Path, metavar="FOLDER", help="the plugin libraries (build/plugin)")
+    add_trust_libraries(sub)
+    sub.add_argument("--sign", type=Path, metavar="KEY", help="an SSH key: writes <bundle>.sig")
     sub.add_argument(
         "--arch", choices=("x86_64", "aarch64"), action="append", help="processors of the libraries (both)"
     )
@@ -55,4 +69,5 @@ def add_commands(commands) -> None:
     sub.add_argument("--output", type=Path, metavar="FILE", help="the bundle (<checkpoint>.rmtedge beside the models)")
     sub = add_command(commands, unpack)
     sub.add_argument("bundle", type=Path, help="a file that `pack` wrote")
+    add_require_signed(sub)
     add_output(sub, None)

@@ -82,6 +82,19 @@ def add_kernels(sub: argparse.ArgumentParser) -> None:
         help="rmt-edge's fused kernels, TensorRT's own layers, or the faster of both (plugin)",
     )
     sub.add_argument("--libraries", type=Path, metavar="FOLDER", help="the plugin libraries (build/plugin)")
+    add_trust_libraries(sub)
+
+
+def add_trust_libraries(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--trust-libraries", action="store_true", help="load or pack plugin libraries that you did not build here"
+    )
+
+
+def add_require_signed(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--require-signed", type=Path, metavar="KEYS", help="refuse a bundle not signed with one of these public keys"
+    )
 
 
 def preprocessing_of(args: argparse.Namespace, checkpoint: "Checkpoint") -> Preprocessing | None:

@@ -98,7 +98,7 @@ def _validate_with_reference(subject: Path, args: argparse.Namespace) -> Artifac
 def _validate_onnx(subject: Path, args: argparse.Namespace) -> Artifact:
     from rmt_edge.accuracy.reference import validate_against_checkpoint
     from rmt_edge.bundle.validate import validate_onnx
-    from rmt_edge.runtime.onnx_runner import OnnxRunner
+    from rmt_edge.runtime.onnx_runner import open_onnx
 
     if args.bundle is not None:
         if args.checkpoint or args.data or args.labels or args.annotations:
@@ -106,7 +106,7 @@ def _validate_onnx(subject: Path, args: argparse.Namespace) -> Artifact:
                 "--bundle holds the labels and the float32 model's logits.",
                 do="Leave --checkpoint, --data and --labels out.",
             )
-        runner = OnnxRunner(subject)
+        runner = open_onnx(subject)
         return validate_onnx(subject, runner, args.bundle, args.output, args.max_drop, args.confidence)
     if args.checkpoint is None or args.data is None:
         raise RmtEdgeError(
@@ -137,7 +137,7 @@ def deploy(args: argparse.Namespace) -> None:
     deployment = run(
         checkpoint, args.data, args.calibration, args.output, args.recipes, args.device, args.kernels, args.libraries,
         args.labels, preprocessing_of(args, checkpoint), None, args.max_drop, args.confidence, args.workers,
-        args.images, args.torch_device, args.annotations,
+        args.images, args.torch_device, args.trust_libraries, args.annotations,
     )  # fmt: skip
     for path in deployment.paths:
         print(path)

@@ -24,6 +24,9 @@ from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+# What is opened, whatever a file's name says: of an EPS that is called .jpg, Pillow would start Ghostscript.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
+MAX_ASPECT_RATIO = 100
 # A spawned worker starts in 0.5 s; a 500x375 JPEG, ImageNet's average size, is decoded in 4 ms. Below about a second of
 # decoding workers cost more than they save.
 FEW_IMAGES = 256
@@ -82,8 +85,9 @@ def covering_size(image_width: int, image_height: int, preprocessing: Preprocess
 def read_image(path: Path) -> Image.Image:
     """An image file as RGB, or an error that names it."""
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        with Image.open(path, formats=FORMATS) as image:
+            _check_shape(path, *image.size)
+            return _as_rgb(image, path)
     except UNREADABLE as error:
         raise no_image(path, f" ({error})") from error
 
@@ -91,10 +95,38 @@ def read_image(path: Path) -> Image.Image:
 def image_size(path: Path) -> tuple[int, int]:
     """The width and height of an image file, read from its head, or an error that names it."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            _check_shape(path, *image.size)
             return image.size
     except UNREADABLE as error:
         raise no_image(path, f" ({error})") from error
+
+
+def _as_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """An image as RGB of 8 bits. Grey of 16 bits is scaled to 8, which Pillow's own conversion would cut off at 255."""
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image, np.uint16).astype(np.uint32)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise RmtEdgeError(
+            f"{path} has pixels of 32 bits ({image.mode}).",
+            "they have no range by which they could be scaled to 0 to 255.",
+            "Save it with 8 or 16 bits a channel.",
+        )
+    return image.convert("RGB")
+
+
+def _check_shape(path: Path, width: int, height: int) -> None:
+    """Refuse an image without pixels, and one so narrow that covering the network's input takes millions of pixels."""
+    shorter, longer = sorted((width, height))
+    if shorter < 1:
+        raise RmtEdgeError(f"{path} is an image of {width}x{height} pixels.", do="Remove the file.")
+    if longer > MAX_ASPECT_RATIO * shorter:
+        raise RmtEdgeError(
+            f"{path} is an image of {width}x{height} pixels.",
+            f"one side is more than {MAX_ASPECT_RATIO} times the other, and the network would see a speck of it.",
+            "Crop it, or remove the file.",
+        )
 
 
 def no_image(path: Path, detail: str = "") -> RmtEdgeError:

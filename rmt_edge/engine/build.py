@@ -18,13 +18,10 @@ from rmt_edge.artifact import (
     Artifact,
     check_parent,
     identity_of,
-    json_text,
     manifest_path,
-    output_folder,
     plugin_form_path,
     read_artifact,
     write_manifest,
-    written_whole,
 )
 from rmt_edge.device.backend import load_backend
 from rmt_edge.device.machine import Gpu, Machine, has_gpu, this_machine
@@ -34,7 +31,6 @@ from rmt_edge.engine.config import (
     builder_config,
     load_timing_cache,
     network_flags,
-    remove_leftovers,
     save_timing_cache,
     temporary_folder,
     timing_cache_path,
@@ -43,8 +39,10 @@ from rmt_edge.engine.layers import layer_counts, layers_by_inspector, layers_in_
 from rmt_edge.engine.log import log_for, progress
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.measure import median_latency_ms
-from rmt_edge.plugin.load import LIBRARIES, library_path, load_plugins, take_last_error
+from rmt_edge.plugin.load import LIBRARIES, load_plugins, take_last_error
+from rmt_edge.plugin.trust import trusted_library
 from rmt_edge.runtime.engine_runner import kernels_path
+from rmt_edge.writing import json_text, output_folder, written_whole
 
 KERNELS = ("plugin", "native", "auto")
 DEFAULT_KERNELS = "plugin"
@@ -67,28 +65,29 @@ def build(
     output: Path | None = None,
     kernels: str | None = None,
     libraries: Path | None = None,
+    trust_libraries: bool = False,
 ) -> Artifact:
     """Write the engine of an ONNX file for a device beside it, or into `output`.
 
     Beside the engine: its manifest and `<engine>.layers.json`, the count and list of its layers by kind. kernels:
     `plugin` (the default) builds the ONNX file's plugin form, `native` the file itself, whose function bodies TensorRT
     turns into layers of its own; `auto` the faster of both (build_faster). libraries: the plugin libraries' folder.
+    trust_libraries: load one that nobody vouches for (plugin/trust.py).
     """
     start = time.monotonic()
     kernels = choose_kernels(kernels)
     source = read_artifact(onnx_file, ONNX)
     if kernels == "auto":
-        return build_faster(source, profile, output, libraries)
+        return build_faster(source, profile, output, libraries, trust_libraries)
     folder = output_folder(output or source.path.parent)
     path = folder / f"{source.path.stem}.{profile.name}.{kernels}.engine"
     machine = this_machine()
     check_build(profile, machine, folder)
     gpu = gpu_of(profile, machine)
-    remove_leftovers(path)
     with temporary_folder(path) as scratch:
         if kernels == "plugin":
             source = plugin_form_of(source)
-            built, library = plugin_engine(source, profile, libraries, gpu, scratch)
+            built, library = plugin_engine(source, profile, libraries, gpu, scratch, trust_libraries)
         else:
             built, library = engine_from_onnx(source.path, profile, gpu, scratch), None
     seconds = time.monotonic() - start
@@ -168,10 +167,18 @@ def choose_kernels(kernels: str | None) -> str:
     return kernels
 
 
-def build_faster(onnx_file: Artifact, profile: DeviceProfile, output: Path | None, libraries: Path | None) -> Artifact:
+def build_faster(
+    onnx_file: Artifact,
+    profile: DeviceProfile,
+    output: Path | None,
+    libraries: Path | None,
+    trust_libraries: bool = False,
+) -> Artifact:
     """Build with plugin and with native kernels, time both at the profile's opt_batch, keep the faster one's files."""
     trt = load_backend(profile.backend)
-    engines = [build(onnx_file, profile, output, kernels, libraries) for kernels in ("native", "plugin")]
+    engines = [
+        build(onnx_file, profile, output, kernels, libraries, trust_libraries) for kernels in ("native", "plugin")
+    ]
     times_ms = {x.path: median_latency_ms(x, trt, profile.opt_batch) for x in engines}
     faster = min(times_ms, key=lambda path: times_ms[path])
     for path, latency_ms in times_ms.items():
@@ -189,16 +196,21 @@ def layers_path(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.layers.json")
 
 
-def check_plugin_library(kernels: str | None, libraries: Path | None) -> Path | None:
+def check_plugin_library(kernels: str | None, libraries: Path | None, trust: bool = False) -> Path | None:
     """The plugin library that a build would take, or an error that says how to get one; None for native kernels."""
-    return None if choose_kernels(kernels) == "native" else library_path(libraries or LIBRARIES)
+    return None if choose_kernels(kernels) == "native" else trusted_library(libraries or LIBRARIES, trust)
 
 
 def plugin_engine(
-    source: Artifact, profile: DeviceProfile, libraries: Path | None, gpu: Gpu | None, scratch: Path
+    source: Artifact,
+    profile: DeviceProfile,
+    libraries: Path | None,
+    gpu: Gpu | None,
+    scratch: Path,
+    trust_libraries: bool = False,
 ) -> tuple[Built, dict[str, str]]:
     """The engine of a plugin form, and the plugin library by name and sha256. gpu, scratch: see engine_from_onnx."""
-    path = library_path(libraries or LIBRARIES)
+    path = trusted_library(libraries or LIBRARIES, trust_libraries)
     trt = load_backend(profile.backend)
     load_plugins(trt, path)
     take_last_error(path)  # an error of an earlier build is not this one's

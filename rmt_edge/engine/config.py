@@ -10,16 +10,15 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rmt_edge.artifact import written_whole
 from rmt_edge.device.machine import Gpu, this_machine
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.writing import scratch_folder, user_folder, written_whole
 
 DIGEST_BYTES = 32  # of sha256, at the head of a timing cache's file
 logger = logging.getLogger(__name__)
@@ -137,46 +136,21 @@ def temporary_folder(output: Path) -> Iterator[Path]:
     /tmp is memory on many boards and small on others. Builders have no setting for it, runtimes have
     (Runtime.temporary_directory); both take TMPDIR before /tmp.
     """
-    folder = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    folder.mkdir(exist_ok=True)
     previous = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(folder)
-    try:
-        yield folder
-    finally:
-        if previous is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = previous
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_leftovers(output: Path) -> None:
-    """Remove what killed builds of this output left: `.<name>.<process>.part` and `.tmp` of processes that are gone."""
-    for path in output.parent.glob(f".{output.name}.*"):
-        owner = re.fullmatch(re.escape(f".{output.name}.") + r"(\d+)\.(part|tmp)", path.name)
-        if owner is None or _is_running(int(owner[1])):
-            continue
-        logger.info("build: removing %s, left by a build that was killed", path.name)
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    with scratch_folder(output) as folder:
+        os.environ["TMPDIR"] = str(folder)
+        try:
+            yield folder
+        finally:
+            if previous is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = previous
 
 
 def cache_folder() -> Path:
     """Where timing caches lie: `rmt-edge/timing` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmt-edge" / "timing"
+    return user_folder("cache") / "timing"
 
 
 def timing_cache_path(trt: ModuleType, profile: DeviceProfile, gpu: Gpu | None) -> Path | None:

@@ -22,20 +22,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmt_edge.artifact import (
-    QUANTIZED,
-    Artifact,
-    identity_of,
-    output_folder,
-    read_artifact,
-    write_manifest,
-    written_whole,
-)
+from rmt_edge.artifact import QUANTIZED, Artifact, identity_of, read_artifact, write_manifest
 from rmt_edge.device.backend import load_backend
 from rmt_edge.device.machine import this_machine
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.engine.build import gpu_of
-from rmt_edge.engine.config import remove_leftovers, temporary_folder, timing_cache_path
+from rmt_edge.engine.config import temporary_folder, timing_cache_path
 from rmt_edge.engine.plugin_layers import (
     Constant,
     add_int8_linear,
@@ -50,14 +42,20 @@ from rmt_edge.graph.export import folded_from_file
 from rmt_edge.model.folded import Ranges
 from rmt_edge.ops.depthwise.onnx_function import op_type_of
 from rmt_edge.ops.retention.onnx_function import OP_TYPE
-from rmt_edge.plugin.load import LIBRARIES, library_path, load_plugins
+from rmt_edge.plugin.load import LIBRARIES, load_plugins
+from rmt_edge.plugin.trust import trusted_library
+from rmt_edge.writing import output_folder, written_whole
 
 TORCH_TENSORRT = "Torch-TensorRT module"  # the manifest's kind
 logger = logging.getLogger(__name__)
 
 
 def build_torch_tensorrt(
-    quantized: Path | Artifact, profile: DeviceProfile, output: Path | None = None, libraries: Path | None = None
+    quantized: Path | Artifact,
+    profile: DeviceProfile,
+    output: Path | None = None,
+    libraries: Path | None = None,
+    trust_libraries: bool = False,
 ) -> Artifact:
     """Write `<checkpoint>.<profile>.torch-tensorrt.pt2` beside the quantised checkpoint, or into `output`."""
     start = time.monotonic()
@@ -74,13 +72,12 @@ def build_torch_tensorrt(
     machine = this_machine()
     gpu = gpu_of(profile, machine)
     trt = load_backend("tensorrt")
-    library = library_path(libraries or LIBRARIES)
+    library = trusted_library(libraries or LIBRARIES, trust_libraries)
     load_plugins(trt, library)
     register_converters(torch_tensorrt, trt)
     dtype = torch.float32 if source.recipe["precision"] == "fp32" else torch.float16
     size = (3, model.height, model.width)
     path = output_folder(output or source.path.parent) / f"{source.path.stem}.{profile.name}.torch-tensorrt.pt2"
-    remove_leftovers(path)
     module = PluginRMT(model, ranges, dtype).eval().cuda()
     cache = timing_cache_path(trt, profile, gpu)
     with temporary_folder(path) as scratch, written_whole(path) as temporary:

@@ -27,12 +27,12 @@ from rmt_edge.artifact import (
     check_parent,
     plugin_form_path,
     read_manifest,
-    write_json,
 )
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.record import check_fields, machine_identity, read_latency_record, record_path
 from rmt_edge.tasks.comparison import Tally
 from rmt_edge.tasks.tasks import CLASSIFICATION, accuracy_in, task_of
+from rmt_edge.writing import write_json
 
 KIND = "baseline"
 NAME = "baseline.json"

@@ -18,17 +18,7 @@ import onnx
 import torch
 from safetensors.torch import load_file
 
-from rmt_edge.artifact import (
-    ONNX,
-    PLUGIN_ONNX,
-    QUANTIZED,
-    Artifact,
-    output_folder,
-    plugin_form_path,
-    read_artifact,
-    write_manifest,
-    written_whole,
-)
+from rmt_edge.artifact import ONNX, PLUGIN_ONNX, QUANTIZED, Artifact, plugin_form_path, read_artifact, write_manifest
 from rmt_edge.graph.network import onnx_from_folded
 from rmt_edge.graph.plugin_form import PLUGIN_ATTRIBUTES, attributes_of, check_plugin_form, executable, plugin_form
 from rmt_edge.metrics import relative_error
@@ -38,6 +28,7 @@ from rmt_edge.ops.retention.onnx_function import DOMAIN, OP_TYPES
 from rmt_edge.quantization.fake_quant import FakeQuantizedLayers
 from rmt_edge.quantization.recipe import PRECISIONS
 from rmt_edge.runtime.onnx_runner import OnnxRunner
+from rmt_edge.writing import output_folder, written_whole
 
 CHECK_IMAGES = 2
 # Largest relative error |onnx - torch|/|torch| of the logits on noise. float32: rounding alone; FP16: 11 bits through

@@ -14,11 +14,11 @@ than mending their output, and every file is compared with PyTorch before it is 
 from collections.abc import Iterable
 
 import numpy as np
-from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from rmt_edge import __version__
 from rmt_edge.graph.writer import GraphWriter
-from rmt_edge.model.folded import FoldedBlock, FoldedRMT, Ranges
+from rmt_edge.model.folded import FoldedBlock, FoldedRMT, FoldedTrunk, Ranges
 from rmt_edge.model.rmt import stage_grid
 from rmt_edge.ops.depthwise import onnx_function as depthwise
 from rmt_edge.ops.nms import onnx_function as nms
@@ -28,7 +28,7 @@ from rmt_edge.ops.roi_align import onnx_function as roi_align
 
 OPSET = 20  # the first with Gelu as one operator; FP16 scales of Q/DQ need 19
 IR_VERSION = 10  # of ONNX 1.16: read by ONNX Runtime from 1.18 and TensorRT from 10.3
-INPUT, OUTPUT = "images", "logits"
+INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
 
 def onnx_from_folded(
@@ -44,40 +44,47 @@ def onnx_from_folded(
     own; without plugins it is the Gemm that costs more layers (bench/engine_layers.py).
     """
     graph = GraphWriter(np.dtype(dtype), ranges, flat_linears)
+    logits = _write_head(graph, write_trunk(graph, model)[-1], model)
+    graph.output(logits, OUTPUT)
+    outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [BATCH, model.num_classes])]
+    return model_of(graph, model.variant_name, (model.height, model.width), outputs, metadata)
+
+
+def write_trunk(graph: GraphWriter, model: FoldedTrunk, prefix: str = "") -> list[str]:
+    """Stem and stages as nodes: the tokens (b, h, w, c) that each stage's blocks leave. prefix: of modules' names."""
     onnx_type = helper.np_dtype_to_tensor_dtype(graph.dtype)
     x = INPUT if onnx_type == TensorProto.FLOAT else graph.node("Cast", [INPUT], "images/cast", to=onnx_type)
     for index, conv in enumerate(model.stem):
         if index:
-            x = graph.node("Gelu", [x], f"stem.{index - 1}/gelu")
-        x = graph.conv(x, f"stem.{index}", conv)
+            x = graph.node("Gelu", [x], f"{prefix}stem.{index - 1}/gelu")
+        x = graph.conv(x, f"{prefix}stem.{index}", conv)
     x = graph.nhwc(x)
+    tokens = []
     for index, stage in enumerate(model.stages):
-        prefix = f"stages.{index}"
-        tables = [graph.floating(f"{prefix}.sin", stage.sin), graph.floating(f"{prefix}.cos", stage.cos)]
+        name = f"{prefix}stages.{index}"
+        tables = [graph.floating(f"{name}.sin", stage.sin), graph.floating(f"{name}.cos", stage.cos)]
         decay = stage.decay.tolist()
         grid = stage_grid(index, model.height, model.width)
         residual: str | None = None
         for number, block in enumerate(stage.blocks):
-            x, residual = _write_block(graph, x, residual, f"{prefix}.blocks.{number}", block, grid, tables, decay)
+            x, residual = _write_block(graph, x, residual, f"{name}.blocks.{number}", block, grid, tables, decay)
         if residual is not None:
-            x = graph.node("Add", [x, residual], f"{prefix}/sum")
+            x = graph.node("Add", [x, residual], f"{name}/sum")
+        tokens.append(x)
         if stage.downsample is not None:
-            x = graph.nhwc(graph.conv(graph.nchw(x), f"{prefix}.downsample", stage.downsample))
-    logits = _write_head(graph, x, model)
-    quantized = sum(node.op_type == "QuantizeLinear" for node in graph.nodes)
-    assert quantized == sum(not key.endswith(".weight_amax") for key in ranges), "a range of something not in the graph"
-    if onnx_type == TensorProto.FLOAT:
-        graph.node("Identity", [logits], OUTPUT)
-    else:
-        graph.node("Cast", [logits], OUTPUT, to=TensorProto.FLOAT)
-    batch = "batch"
-    onnx_graph = helper.make_graph(
-        graph.nodes,
-        model.variant_name,
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, 3, model.height, model.width])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, model.num_classes])],
-        list(graph.initializers.values()),
-    )
+            x = graph.nhwc(graph.conv(graph.nchw(x), f"{name}.downsample", stage.downsample))
+    return tokens
+
+
+def model_of(
+    graph: GraphWriter, name: str, size: tuple[int, int], outputs: list[ValueInfoProto], metadata: dict[str, str]
+) -> ModelProto:
+    """The nodes of a graph as an ONNX model of images (b, 3, *size). metadata: strings that travel in the file."""
+    quantized = {node.input[1] for node in graph.nodes if node.op_type == "QuantizeLinear"}  # by the scale
+    found = sum(not key.endswith(".weight_amax") for key in graph.ranges)
+    assert len(quantized) == found, "a range of something not in the graph"
+    images = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [BATCH, 3, *size])
+    onnx_graph = helper.make_graph(graph.nodes, name, [images], outputs, list(graph.initializers.values()))
     onnx_model = helper.make_model(
         onnx_graph,
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],

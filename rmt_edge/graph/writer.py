@@ -45,6 +45,12 @@ class GraphWriter:
         self.nodes.append(helper.make_node(op_type, inputs, [output], output, **attributes))
         return output
 
+    def output(self, x: str, name: str) -> str:
+        """A float32 output of the model, of whatever type x is."""
+        if self.dtype == np.float32:
+            return self.node("Identity", [x], name)
+        return self.node("Cast", [x], name, to=TensorProto.FLOAT)
+
     def nchw(self, x: str) -> str:
         """(b, h, w, c) -> (b, c, h, w)."""
         return self.node("Transpose", [x], f"{x}/nchw", perm=[0, 3, 1, 2])
@@ -88,17 +94,17 @@ class GraphWriter:
         weight = taps_from_conv_weight(conv.weight)
         return [self.floating(f"{name}.weight", weight), self.floating(f"{name}.bias", conv.bias)]
 
-    def conv(self, x: str, name: str, conv: nn.Conv2d) -> str:
-        """A convolution of an NCHW tensor, in INT8 where the layer has ranges."""
+    def conv(self, x: str, name: str, conv: nn.Conv2d, place: str = "") -> str:
+        """A convolution of an NCHW tensor, in INT8 where the layer has ranges. place: of one layer used in several."""
         if self.is_int8(name):
-            x = self.quantize_dequantize(x, name)
+            x = self.quantize_dequantize(x, name, place=place)
             weight = self.int8_weight(name, conv.weight, axis=0)
         else:
             weight = self.floating(f"{name}.weight", conv.weight)
         inputs = [x, weight, self.floating(f"{name}.bias", conv.bias)]
         (pad_h, pad_w) = conv.padding
         return self.node(
-            "Conv", inputs, name, group=conv.groups, strides=list(conv.stride),
+            "Conv", inputs, f"{name}{place}", group=conv.groups, strides=list(conv.stride),
             pads=[pad_h, pad_w, pad_h, pad_w], kernel_shape=list(conv.kernel_size),
         )  # fmt: skip
 
@@ -140,16 +146,18 @@ class GraphWriter:
             right = self.quantize_dequantize(right, f"{name}_sum", "right")
         return self.node("Add", [left, right], f"{name}/sum")
 
-    def quantize_dequantize(self, x: str, name: str, side: str = "input") -> str:
+    def quantize_dequantize(self, x: str, name: str, side: str = "input", place: str = "") -> str:
         """Q/DQ with one scale: of a layer's input, or of an addition's `left` or `right`."""
         scale = self.constant(f"{name}.{side}_scale", scale_of(self.ranges[f"{name}.{side}_amax"], self.dtype))
         zero = self.constant("int8_zero", np.zeros((), np.int8))
-        prefix = name if side == "input" else f"{name}/{side}"
+        prefix = f"{name}{place}" if side == "input" else f"{name}/{side}"
         quantized = self.node("QuantizeLinear", [x, scale, zero], f"{prefix}/quantized")
         return self.node("DequantizeLinear", [quantized, scale, zero], f"{prefix}/dequantized")
 
     def int8_weight(self, name: str, weight: Tensor, axis: int) -> str:
-        """An INT8 initialiser and its DequantizeLinear. axis: of the output channels, which may have a scale each."""
+        """An INT8 initialiser and its DequantizeLinear, once. axis: of the output channels, if each has a scale."""
+        if f"{name}.weight_int8" in self.initializers:
+            return f"{name}.weight"
         scale = scale_of(self.ranges[f"{name}.weight_amax"], self.dtype)  # (out,) or ()
         steps = int8_of(weight.detach().numpy(), along_axis(scale, axis, weight.ndim))
         inputs = [self.constant(f"{name}.weight_int8", steps), self.constant(f"{name}.weight_scale", scale)]

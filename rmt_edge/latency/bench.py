@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmt_edge.artifact import ENGINE, ONNX, Artifact, output_folder, read_artifact, versions
+from rmt_edge.artifact import ENGINE, ONNX, Artifact, read_artifact, versions
 from rmt_edge.device.machine import this_machine
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.measure import MeasureSettings, Point, measure, planned_seconds, points_of, settings_record
@@ -23,6 +23,7 @@ from rmt_edge.progress import progress_bar
 from rmt_edge.runtime.open import open_peers, open_runner
 from rmt_edge.runtime.runner import Runner, check_batch
 from rmt_edge.settings import check_choice
+from rmt_edge.writing import output_folder
 
 ONNX_BATCHES = (1, 8)  # of a file without a device profile, by default
 PEERS = ("torch", "torch-compile", "torch-max-autotune")
@@ -65,7 +66,7 @@ def bench(
     checked = [read_artifact(x, kinds[path.suffix]) for x, path in zip(files, paths, strict=True)]
     with contextlib.ExitStack() as stack:
         subjects = [
-            Subject(file, stack.enter_context(open_runner(file, libraries)), batches_of(file, batches))
+            Subject(file, stack.enter_context(open_runner(file, libraries, as_engine=False)), batches_of(file, batches))
             for file in checked
         ]
         beside = peers_beside(subjects, peers, Path(checkpoint)) if peers and checkpoint is not None else []

@@ -6,11 +6,12 @@ from typing import Any
 
 import onnx
 
-from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifact, read_manifest, versions, write_json
+from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifact, read_manifest, versions
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.record import machine_identity, machine_labels, read_latency_records
 from rmt_edge.latency.roofline import Network, estimate
+from rmt_edge.writing import write_json
 
 INT8_WEIGHT = ".weight_int8"  # what graph/network.py calls the initialiser of an INT8 layer
 

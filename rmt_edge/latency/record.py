@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from rmt_edge.artifact import written_whole
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.writing import written_whole
 
 KIND = "latency"
 SUFFIX = ".latency.json"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmt_edge.artifact import ENGINE, versions, write_json
+from rmt_edge.artifact import ENGINE, versions
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.candidates import FP16, Candidate, candidates_of, files_to_measure, manifests_of, reduced_names
 from rmt_edge.latency.percentiles import ratio_interval
@@ -26,6 +26,7 @@ from rmt_edge.latency.record import (
     read_json_record,
     read_latency_records,
 )
+from rmt_edge.writing import write_json
 
 KIND = "verdict"
 SUFFIX = ".verdict.json"

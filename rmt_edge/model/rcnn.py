@@ -168,7 +168,7 @@ class CascadeRoIHead(nn.Module):
 def features_of(levels: list[Tensor], rois: Tensor, bins: int) -> Tensor:
     """RoI features. levels: P2 to P5, (b, c, h, w) each; rois: (b, n, 4). Returns (b·n, c, bins, bins)."""
     p2, p3, p4, p5 = (x.permute(0, 2, 3, 1) for x in levels)
-    return multi_level_roi_align(p2, p3, p4, p5, rois, bins).permute(0, 3, 1, 2)
+    return multi_level_roi_align(p2, p3, p4, p5, rois, bins).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def of_rois(head: BoxHead, levels: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,8 @@ def with_objects(
     draw, font = ImageDraw.Draw(drawn), _font(drawn)
     line = max(1, round(max(drawn.size) / 400))
     for box, label, caption in reversed(list(zip(boxes.tolist(), labels, captions, strict=True))):
-        draw.rectangle(box, outline=colour_of(label), width=line)
+        left, top, right, bottom = box
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour_of(label), width=line)
         _write(draw, (box[0], box[1]), caption, font, colour_of(label), drawn.size)
     return drawn
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rmt_edge.artifact import output_folder, write_json, written_whole
 from rmt_edge.data.dataset import read_images
 from rmt_edge.data.decoding import IMAGE_SUFFIXES, read_image
 from rmt_edge.errors import RmtEdgeError
@@ -25,6 +24,7 @@ from rmt_edge.tasks.label_maps import original_labels
 from rmt_edge.tasks.masks import runs_of, string_of
 from rmt_edge.tasks.task import Frame, Outputs
 from rmt_edge.tasks.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS
+from rmt_edge.writing import output_folder, write_json, written_whole
 
 OUTPUT = Path("predicted")
 SCORE = 0.3  # boxes of less are neither drawn nor written

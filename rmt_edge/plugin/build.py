@@ -14,7 +14,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -29,15 +29,20 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 from triton.knobs import NvidiaTool
 
+from rmt_edge.artifact import sha256_of
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.ops.depthwise import aot as depthwise_aot
 from rmt_edge.ops.depthwise.onnx_function import OP_TYPES as DEPTHWISE_OP_TYPES
 from rmt_edge.ops.kernel_variant import KernelVariant
+from rmt_edge.ops.nms import kernels as nms_kernels
 from rmt_edge.ops.retention import kernels as retention_kernels
+from rmt_edge.ops.roi_align import kernels as roi_align_kernels
 from rmt_edge.plugin import cxx
 from rmt_edge.plugin.cxx import KernelImage
 from rmt_edge.plugin.load import PLUGIN_NAMESPACE, PLUGIN_VERSION, library_name
+from rmt_edge.plugin.trust import is_vouched_for, vouch_for
 from rmt_edge.progress import progress_bar
+from rmt_edge.writing import output_folder, scratch_folder, write_json, written_whole
 
 LOG = logging.getLogger(__name__)
 
@@ -45,6 +50,8 @@ LOG = logging.getLogger(__name__)
 OPS = {
     ("Retention",): retention_kernels.aot_variants,
     tuple(DEPTHWISE_OP_TYPES): depthwise_aot.aot_variants,
+    ("Nms",): nms_kernels.aot_variants,
+    ("MultiLevelRoiAlign",): roi_align_kernels.aot_variants,
 }
 
 # A100, A10 and RTX 30, Orin, L4 and RTX 40, H100, B200, Thor, RTX 50. SM 7.5 compiles too (--sm 75), but takes twice as
@@ -127,22 +134,35 @@ def compile_variant(variant: KernelVariant, keys: dict[int, str], folder: Path, 
     for sm, key in keys.items():
         ptx = compiled.asm["ptx"].replace(f".target sm_{first}\n", f".target sm_{sm}\n")
         cubin = compiled.asm["cubin"] if sm == first else _assemble(ptx, sm)
-        (folder / f"{key}.cubin").write_bytes(cubin)
-        (folder / f"{key}.ptx").write_text(ptx)
-        (folder / f"{key}.json").write_text(json.dumps(facts))  # last: its presence says that the others are whole
+        hashes = {}
+        for ending, content in (("cubin", cubin), ("ptx", ptx.encode())):
+            hashes[f"{ending}_sha256"] = hashlib.sha256(content).hexdigest()
+            with written_whole(folder / f"{key}.{ending}") as temporary:
+                temporary.write_bytes(content)
+        write_json(folder / f"{key}.json", {"facts": facts, **hashes})
+
+
+def _cached_facts(folder: Path, key: str) -> dict[str, Any] | None:
+    """What is known of a compiled kernel of the cache; None where it is not there, or not whole."""
+    try:
+        record = json.loads((folder / f"{key}.json").read_text())
+        whole = all(sha256_of(folder / f"{key}.{x}") == record[f"{x}_sha256"] for x in ("cubin", "ptx"))
+        return record["facts"] if whole else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def compile_kernels(variants: list[KernelVariant], sms: list[int], cache: Path) -> tuple[list[KernelImage], str]:
     """Cubins of all variants for all SMs, PTX for GPUs newer than those; and the hash of what they were made from."""
     assembler = find_cuda_13_assembler()
     folder = cache / "kernels"
-    folder.mkdir(parents=True, exist_ok=True)
+    output_folder(folder)
     keys = {(variant, sm): _image_key(variant, sm, assembler) for sm in sms for variant in variants}
     missing: dict[
         tuple[KernelVariant, int], dict[int, str]
     ] = {}  # by variant and, of the SMs that share PTX, the first
     for (variant, sm), key in keys.items():
-        if not (folder / f"{key}.json").exists():
+        if _cached_facts(folder, key) is None:
             family = ONE_PTX_SMS[0] if sm in ONE_PTX_SMS else sm
             missing.setdefault((variant, family), {})[sm] = key
     with tempfile.TemporaryDirectory() as triton_cache:
@@ -160,7 +180,8 @@ def compile_kernels(variants: list[KernelVariant], sms: list[int], cache: Path) 
     ptx_sm = ptx_sm_of(sms)
     images = []
     for (variant, sm), key in keys.items():
-        facts = json.loads((folder / f"{key}.json").read_text())
+        facts = _cached_facts(folder, key)
+        assert facts is not None, f"{key} of {folder} changed while it was read"
         common = dict(name=variant.name, sm=sm, tile=variant.tile, **facts)
         cubin = (folder / f"{key}.cubin").read_bytes()
         images.append(KernelImage(is_ptx=False, is_exact=sm >= FIRST_EXACT_SM, data=cubin, **common))
@@ -214,6 +235,16 @@ def _cxx_hash(kernel_hash: str, compiler: str, headers: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode() + content).hexdigest()
 
 
+def _is_up_to_date(library: Path, sidecar: Path, build_hash: str) -> bool:
+    """Whether a library of this build is there, and this user built it: what someone else put there is made again."""
+    try:
+        info = json.loads(sidecar.read_text())
+        is_of_this_build = info["hash"] == build_hash and info["sha256"] == sha256_of(library)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return is_of_this_build and is_vouched_for(library)
+
+
 def build_libraries(
     output: Path,
     sms: list[int] | None = None,
@@ -229,7 +260,7 @@ def build_libraries(
         raise RmtEdgeError("TRITON_INTERPRET is set.", "kernels are interpreted then, not compiled.", "Unset it.")
     built_sms, left_out = _sms_to_build(sms)
     output, cache = output.absolute(), cache.absolute()
-    output.mkdir(parents=True, exist_ok=True)
+    output_folder(output)
     start = time.monotonic()
     variants = [variant for make in OPS.values() for variant in make()]
     images, kernel_hash = compile_kernels(variants, built_sms, cache)
@@ -243,7 +274,7 @@ def build_libraries(
         sidecar = Path(f"{library}.json")
         build_hash = _cxx_hash(kernel_hash, cxx.find_compiler(architecture), header_folder)
         libraries.append(library)
-        if library.exists() and sidecar.exists() and json.loads(sidecar.read_text())["hash"] == build_hash:
+        if _is_up_to_date(library, sidecar, build_hash):
             LOG.info("%s is up to date.", library)
             continue
         info: dict[str, object] = {
@@ -253,12 +284,12 @@ def build_libraries(
             "ptx_sms": sorted({x.sm for x in images if x.is_ptx}), "kernels": len(variants),
             "triton": triton.__version__, "tensorrt_headers": cxx.headers_version(header_folder), "hash": build_hash,
         }  # fmt: skip
-        generated = cache / "generated" / build_hash[:16]
-        cxx.write_generated(generated, images, info, build_hash[:16])
-        cxx.compile_library(architecture, generated, include, library)
-        shutil.rmtree(generated)
+        with scratch_folder(cache / "generated") as generated:
+            cxx.write_generated(generated, images, info, build_hash[:16])
+            cxx.compile_library(architecture, generated, include, library)
         info |= {"bytes": library.stat().st_size, "sha256": hashlib.sha256(library.read_bytes()).hexdigest()}
         info |= {"kernels_s": round(kernels_s, 1), "library_s": round(time.monotonic() - start, 1)}
-        sidecar.write_text(json.dumps(info, indent=2) + "\n")
+        write_json(sidecar, info)
+        vouch_for(library)
         LOG.info("%s: %.1f MB, SM %s.", library, library.stat().st_size / 1e6, ", ".join(map(str, built_sms)))
     return libraries

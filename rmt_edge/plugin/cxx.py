@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.writing import output_folder, scratch_folder, written_whole
 
 SOURCES = Path(__file__).parent / "cpp"
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -105,7 +106,13 @@ def find_headers(cache: Path, given: Path | None) -> Path:
 
 
 def _download_headers(folder: Path) -> None:
-    download = folder.parent / "download"
+    output_folder(folder)
+    with scratch_folder(folder) as download:
+        _unpack_headers(_downloaded(download), folder)
+
+
+def _downloaded(download: Path) -> Path:
+    """The wheel with the headers, downloaded into a folder."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", HEADER_WHEEL, "--dest", str(download)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
@@ -114,11 +121,16 @@ def _download_headers(folder: Path) -> None:
             f"without an installed TensorRT they come from the package {HEADER_WHEEL}.",
             "Name a folder that holds NvInfer.h with --headers.",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(next(download.glob("*.whl"))) as wheel:
-        for name in wheel.namelist():
-            if name.startswith(HEADER_FOLDER_IN_WHEEL) and name.endswith(".h"):
-                (folder / Path(name).name).write_bytes(wheel.read(name))
+    return next(download.glob("*.whl"))
+
+
+def _unpack_headers(wheel_path: Path, folder: Path) -> None:
+    """Put the wheel's headers into the folder, each whole; NvInfer.h last: `find_headers` looks for it."""
+    with zipfile.ZipFile(wheel_path) as wheel:
+        names = [x for x in wheel.namelist() if x.startswith(HEADER_FOLDER_IN_WHEEL) and x.endswith(".h")]
+        for name in sorted(names, key=lambda x: Path(x).name == "NvInfer.h"):
+            with written_whole(folder / Path(name).name) as temporary:
+                temporary.write_bytes(wheel.read(name))
 
 
 def write_generated(folder: Path, images: list[KernelImage], info: dict, build_hash: str) -> None:
@@ -167,10 +179,9 @@ def compile_library(architecture: str, generated: Path, include: list[Path], out
         compiled = list(pool.map(compile_source, sources))
     exports = generated / "exports.map"
     exports.write_text(EXPORTS + "\n")
-    unfinished = output.with_suffix(".part")
     link = [compiler, *LINK_FLAGS, f"-Wl,--version-script={exports}", f"-Wl,-soname,{output.name}"]
-    _run([*link, *map(str, compiled), "-ldl", "-lpthread", "-o", str(unfinished)], output.name)
-    unfinished.replace(output)
+    with written_whole(output) as unfinished:
+        _run([*link, *map(str, compiled), "-ldl", "-lpthread", "-o", str(unfinished)], output.name)
 
 
 def _run(command: list[str], what: str) -> None:

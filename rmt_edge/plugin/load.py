@@ -5,17 +5,17 @@ between `tensorrt` and `tensorrt_rtx`.
 """
 
 import ctypes
+import hashlib
 import json
-import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.writing import is_private, private_folder, remove_leftovers, scratch_folder, user_folder, written_whole
 
 PLUGIN_NAMESPACE, PLUGIN_VERSION = "rmt_edge", "1"
 LIBRARIES = Path("build/plugin")  # where the libraries lie unless another folder is named
@@ -30,11 +30,6 @@ _LOADED: dict[Path, ctypes.CDLL] = {}  # a library stays loaded as long as the p
 def library_name(architecture: str) -> str:
     """architecture: as platform.machine() says it."""
     return f"librmt_edge_plugin_{architecture}.so"
-
-
-def libraries_beside(folder: Path) -> Path:
-    """The folder of plugin libraries for what lies in a folder: the bundle's own in an unpacked bundle."""
-    return folder / BUNDLED_LIBRARIES if (folder / BUNDLE_INDEX).is_file() else LIBRARIES
 
 
 def library_path(folder: Path) -> Path:
@@ -108,11 +103,23 @@ def _make_rtx_findable() -> None:
     try:
         ctypes.CDLL(RTX_LIBRARY, mode=ctypes.RTLD_GLOBAL)
     except OSError:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rmt-edge"
-        stub = cache / RTX_LIBRARY
-        if not stub.exists():
+        stub = user_folder("cache") / "rtx" / RTX_LIBRARY
+        if not _is_ours(stub):
             _build_stub(stub)
         ctypes.CDLL(str(stub), mode=ctypes.RTLD_GLOBAL)
+
+
+def _is_ours(stub: Path) -> bool:
+    """Whether the stub is one that this user's rmt-edge made and that nobody else could change since."""
+    noted = _stub_hash(stub)
+    if not (is_private(stub.parent) and stub.is_file() and noted.is_file()):
+        return False
+    return noted.read_text() == hashlib.sha256(stub.read_bytes()).hexdigest()
+
+
+def _stub_hash(stub: Path) -> Path:
+    """Where the sha256 of the stub is noted: a damaged one is made again."""
+    return stub.with_name(f"{stub.name}.sha256")
 
 
 def _build_stub(stub: Path) -> None:
@@ -123,10 +130,10 @@ def _build_stub(stub: Path) -> None:
             "its wheel ships only libtensorrt_rtx.so.1, and its parser opens the name without the version.",
             "Install gcc, or put a link of that name on LD_LIBRARY_PATH before starting Python.",
         )
-    stub.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=stub.parent) as folder:
+    remove_leftovers(private_folder(stub.parent))
+    with scratch_folder(stub) as folder:
         # The real library is in memory already and is found there by its name: linking takes only an empty namesake.
-        empty, real, made = Path(folder) / "empty.c", Path(folder) / f"{RTX_LIBRARY}.1", Path(folder) / RTX_LIBRARY
+        empty, real, made = folder / "empty.c", folder / f"{RTX_LIBRARY}.1", folder / RTX_LIBRARY
         empty.write_text("")
         command = [compiler, "-shared", str(empty), "-Wl,--no-as-needed"]
         for target, needs in ((real, []), (made, [str(real)])):
@@ -136,4 +143,6 @@ def _build_stub(stub: Path) -> None:
                 raise RmtEdgeError(
                     f"{RTX_LIBRARY} could not be made: {result.stderr.strip()}", do="Check the compiler."
                 )
+        with written_whole(_stub_hash(stub)) as noted:
+            noted.write_text(hashlib.sha256(made.read_bytes()).hexdigest())
         made.replace(stub)

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rmt_edge.artifact import CALIBRATION, QUANTIZED, Artifact, output_folder, write_manifest, written_whole
+from rmt_edge.artifact import CALIBRATION, QUANTIZED, Artifact, write_manifest
 from rmt_edge.data.dataset import Dataset, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
@@ -22,6 +22,7 @@ from rmt_edge.model.folded import folded_from_model
 from rmt_edge.model.torch_device import device_name, torch_device
 from rmt_edge.quantization.calibrate import calibrate, smoothed
 from rmt_edge.quantization.recipe import QuantizationRecipe
+from rmt_edge.writing import output_folder, written_whole
 
 FP16_MAX = 65504.0
 logger = logging.getLogger(__name__)

@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.artifact import Artifact, read_artifact, write_manifest, written_whole
+from rmt_edge.artifact import Artifact, read_artifact, write_manifest
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import load_plugins
 from rmt_edge.runtime.cuda_graph import CudaGraph, load_driver
 from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
 from rmt_edge.tasks.task import Outputs
+from rmt_edge.writing import written_whole
 
 KERNELS = "kernels of an engine"
 # Of an engine's tensors, by TensorRT's names; the images are FLOAT.

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 
 from rmt_edge.artifact import ONNX, Artifact, read_artifact
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.runtime.half import rounded_to_half
 from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
 from rmt_edge.tasks.task import Outputs
 
@@ -21,10 +23,16 @@ MAX_BATCH = 1 << 16  # ONNX Runtime has no limit of its own; memory ends long be
 DISABLED_OPTIMIZERS = ["TransposeOptimizer"]
 
 
-def open_onnx(file: Path | Artifact) -> "OnnxRunner":
-    """The runner of an ONNX file of `export`, after the file was held to its manifest; for a context manager."""
+def open_onnx(file: Path | Artifact, as_engine: bool = True) -> "OnnxRunner":
+    """The runner of an ONNX file of `export`, after the file was held to its manifest; for a context manager.
+
+    as_engine: round every FP16 tensor, as an engine does and ONNX Runtime's CPU does not (half.py): what a statement
+    about accuracy needs, and a latency does not.
+    """
     opened = read_artifact(file, ONNX)
-    runner = OnnxRunner(opened.path, opened.recipe["precision"])
+    precision = opened.recipe["precision"]
+    rounded = rounded_to_half(onnx.load(opened.path)).SerializeToString() if as_engine and precision != "fp32" else None
+    runner = OnnxRunner(opened.path, precision, rounded)
     runner.preprocessing = Preprocessing.from_dict(opened.details["preprocessing"])
     return runner
 

@@ -26,12 +26,12 @@ def open_engine(engine: Path | Artifact, libraries: Path | None = None) -> Engin
     return EngineRunner(opened, load_backend(opened.details["backend"]["name"]), library)
 
 
-def open_runner(file: Artifact, libraries: Path | None = None) -> Runner:
-    """The runner of an engine or, through ONNX Runtime, of an ONNX file."""
+def open_runner(file: Artifact, libraries: Path | None = None, as_engine: bool = True) -> Runner:
+    """The runner of an engine or, through ONNX Runtime, of an ONNX file. as_engine: see open_onnx."""
     if file.manifest.kind == ENGINE:
         return open_engine(file, libraries)
     onnx_runner = importlib.import_module("rmt_edge.runtime.onnx_runner")
-    return onnx_runner.open_onnx(file)
+    return onnx_runner.open_onnx(file, as_engine)
 
 
 def open_peers(checkpoint: Path, sha256: str, names: Sequence[str], image_shape: tuple[int, int, int]) -> list[Runner]:

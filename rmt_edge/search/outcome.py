@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmt_edge.accuracy.resume import resumed
-from rmt_edge.artifact import output_folder, versions, written_whole
+from rmt_edge.artifact import versions
 from rmt_edge.data.dataset import Dataset
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time, normalise
 from rmt_edge.errors import RmtEdgeError
@@ -36,6 +36,7 @@ from rmt_edge.quantization.fake_quant import FakeQuantizedLayers, Step, first_st
 from rmt_edge.quantization.quantize import calibration_set
 from rmt_edge.quantization.recipe import QuantizationRecipe
 from rmt_edge.tasks.classification import METRIC, Hits
+from rmt_edge.writing import output_folder, written_whole
 
 # Pixels of a batch: four images of 224x224, where RMT-S takes 14.8 s for 128 images on two cores; 16.8 s with two
 # images at a time, 17.1 s with eight, whose activations no longer fit the caches.
@@ -122,7 +123,7 @@ def calibrated_subject(
     if not isinstance(model, RMT):
         raise RmtEdgeError(
             f"{checkpoint.path.name} is a {model.head_name}.",
-            "sensitivities and the search measure classifiers so far.",
+            "sensitivity and search measure classifiers so far.",
         )
     preprocessing = preprocessing or model.preprocessing
     dataset = calibration_set(recipe, calibration)

@@ -25,7 +25,7 @@ import numpy as np
 
 from rmt_edge.accuracy.limits import held_to
 from rmt_edge.accuracy.resume import finish
-from rmt_edge.artifact import output_folder, versions, write_json, written_whole
+from rmt_edge.artifact import versions
 from rmt_edge.data.dataset import Dataset, image_count, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.device.profile import DeviceProfile
@@ -40,6 +40,7 @@ from rmt_edge.search.overlap import check_apart
 from rmt_edge.search.sensitivity import groups_of, labels_of, measure_groups
 from rmt_edge.settings import check_choice, check_positive
 from rmt_edge.tasks.classification import Hits
+from rmt_edge.writing import output_folder, write_json, written_whole
 
 METRICS = ("accuracy", "agreement")
 CANDIDATES = 12

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rmt_edge.accuracy.resume import finish
-from rmt_edge.artifact import output_folder, versions, write_json
+from rmt_edge.artifact import versions
 from rmt_edge.data.dataset import Dataset, check_labels, image_count, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
@@ -24,6 +24,7 @@ from rmt_edge.model.layers import KINDS, Layer, layers_of
 from rmt_edge.quantization.recipe import QuantizationRecipe
 from rmt_edge.search.outcome import Subject, calibrated_subject, evaluate, reference_percent, summary
 from rmt_edge.settings import check_choice
+from rmt_edge.writing import output_folder, write_json
 
 BY = ("kind", "stage", "block", "cell")
 DEFAULT_BY = ("kind", "stage", "block")

@@ -17,55 +17,21 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.gate.baseline import write_baseline
 from rmt_edge.gate.gate import Limits, compare
 from rmt_edge.tasks import detection
-from tests.coco import instances, rows_near, write_coco
-from tests.pictured import SIZE, Seer, onnx_of, write_checkpoint, write_label_maps
+from tests import detectors
+from tests.pictured import SIZE, onnx_of, write_checkpoint
 
-IMAGES = 8
-HEADS = {"mask_rcnn": "mask AP", "retinanet": "box AP", "semantic_fpn": "mIoU"}
-TOO_FAR = 30.0  # pixels, beyond which a box is not found
-
-
-class Case:
-    """A head, its checkpoint, its images, and the predictions of the float32 model, whose part a Seer plays."""
-
-    def __init__(self, head, folder):
-        self.head, self.folder = head, folder
-        self.checkpoint = write_checkpoint(head, folder)
-        if head == "semantic_fpn":
-            pictures, annotations = write_label_maps(folder, IMAGES)
-        else:
-            self.content = instances(IMAGES)
-            annotations, pictures = write_coco(self.content, folder)
-        self.data = open_dataset(pictures, annotations=annotations)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rmt_edge.accuracy.reference.runner_of", lambda *_: self.seer())
-            self.reference = reference_predictions(self.checkpoint, self.data, folder)
-
-    def seer(self, noise=0.0):
-        """What finds most of it; the more noise, the less."""
-        if self.head == "semantic_fpn":
-            rng = np.random.default_rng(1)
-            maps = [self.data.annotations.read(i) % 255 for i in range(IMAGES)]
-            return Seer(self.data, [np.where(rng.random(x.shape) < 0.1 + noise, 0, x) for x in maps])
-        rows = rows_near(self.content, seed=3)
-        rows["boxes"] += np.random.default_rng(2).normal(0, 1, rows["boxes"].shape) * noise * TOO_FAR
-        return Seer(self.data, rows, self.head == "mask_rcnn")
-
-    def validate(self, folder, noise=0.0, runner=None, **options):
-        onnx = onnx_of(self.checkpoint, folder)
-        return validate(
-            onnx, self.data, self.reference, runner=runner or self.seer(noise), **{"max_drop": 100} | options
-        )
+IMAGES = detectors.IMAGES
+HEADS = detectors.HEADS
 
 
 @pytest.fixture(scope="module", params=HEADS)
 def case(request, tmp_path_factory):
-    return Case(request.param, tmp_path_factory.mktemp(request.param))
+    return detectors.Case(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    return Case("mask_rcnn", tmp_path_factory.mktemp("detector"))
+    return detectors.Case("mask_rcnn", tmp_path_factory.mktemp("detector"))
 
 
 def test_the_same_model_loses_nothing(case, tmp_path):

@@ -16,11 +16,12 @@ from rmt_edge.accuracy.reference import reference_predictions, validate_against_
 from rmt_edge.accuracy.resume import partial_path
 from rmt_edge.accuracy.subject import subject_of
 from rmt_edge.accuracy.validate import validate
-from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifact, write_manifest, written_whole
+from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifact, write_manifest
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.runtime.onnx_runner import OnnxRunner, open_onnx
+from rmt_edge.runtime.onnx_runner import open_onnx
+from rmt_edge.writing import written_whole
 from tests.commands import call
 from tests.conftest import SMALL
 
@@ -138,7 +139,7 @@ def test_an_onnx_file_is_opened_too(onnx_files, reference, class_folders, tmp_pa
     path = onnx_files["int8"]
     opened, given = (
         validate(path, class_folders, reference, tmp_path / x, max_drop=100, runner=y)
-        for x, y in (("opened", None), ("given", OnnxRunner(path)))
+        for x, y in (("opened", None), ("given", open_onnx(path)))
     )
     assert opened.details["per_class"] == given.details["per_class"]
 

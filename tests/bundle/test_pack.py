@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ import pytest
 import torch
 
 from rmt_edge.artifact import PLUGIN_ONNX, manifest_path, plugin_form_path, read_artifact, sha256_of
-from rmt_edge.bundle.bundle import INDEX, open_bundle, read_folder, subset_of, unpack
+from rmt_edge.bundle.bundle import INDEX, listed_model, open_bundle, read_folder, subset_of, unpack
 from rmt_edge.bundle.pack import ARCHITECTURES, pack
+from rmt_edge.bundle.signature import check_signature, signature_path
 from rmt_edge.cli import main
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.data.preprocess import normalise
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import library_name
+from rmt_edge.plugin.trust import vouch_for
 from tests.commands import call
 from tests.conftest import SMALL
 
@@ -37,6 +40,7 @@ def fake_library(folder, processor, **changes):
     info = {"ops": ["Retention"], "plugin_version": "1", "architecture": processor, "cubin_sms": [86], "ptx_sms": []}
     info |= {"hash": "0" * 64, "sha256": sha256_of(path)} | changes
     manifest_path(path).write_text(json.dumps(info))
+    vouch_for(path)
     return path
 
 
@@ -270,3 +274,41 @@ def test_a_changed_byte_of_a_real_bundle_is_refused(packed):
             file.seek(at)
             file.write(content[at : at + 1])
     open_bundle(packed)
+
+
+def test_a_library_that_nobody_vouches_for_is_packed_on_demand_alone(refused, models, checkpoint, images, tmp_path):
+    path = fake_library(tmp_path, "x86_64")
+    path.write_bytes(b"swapped")
+    manifest = json.loads(manifest_path(path).read_text())
+    manifest_path(path).write_text(json.dumps(manifest | {"sha256": sha256_of(path)}))
+    refused("Nobody vouches for the plugin library", libraries=tmp_path, architectures=("x86_64",))
+    output = tmp_path / "b.rmtedge"
+    pack([models], checkpoint, images, tmp_path, output, 40, architectures=("x86_64",), trust_libraries=True)
+    assert (unpack(output) / "libraries" / path.name).read_bytes() == b"swapped"
+
+
+def test_a_signed_bundle_is_checked_and_an_unsigned_one_of_its_name_has_no_signature(
+    models, checkpoint, images, libraries, tmp_path
+):
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    path = pack([models], checkpoint, images, libraries, tmp_path / "b.rmtedge", 40, sign_with=key)
+    check_signature(path, key.with_suffix(".pub"))
+    pack([models], checkpoint, images, libraries, path, 40)
+    assert not signature_path(path).exists()
+
+
+def test_only_what_the_index_lists_is_built_from_an_unpacked_bundle(packed, models):
+    folder = unpack(packed)
+    index = read_folder(folder)
+    assert listed_model(folder, index, "nano.fp16.onnx").siblings[0].manifest.kind == PLUGIN_ONNX
+    for path in (models / "nano.fp16.onnx", models / "nano.fp16.plugin.onnx"):
+        shutil.copy(path, folder / path.name.replace("fp16", "other"))
+    with pytest.raises(RmtEdgeError, match=r"nano\.other\.onnx is not one of the files of the bundle"):
+        listed_model(folder, index, "nano.other.onnx")
+    # A file and its manifest that agree with each other, but not with the index.
+    for name in ("nano.fp16.onnx", "nano.fp16.onnx.json"):
+        shutil.copy(folder / name.replace("fp16", "int8"), folder / name)
+    with pytest.raises(RmtEdgeError, match=r"nano\.fp16\.onnx was changed or removed"):
+        listed_model(folder, index, "nano.fp16.onnx")
+    assert main(["build", str(folder / "nano.fp16.onnx"), "--kernels", "native"]) == 2

@@ -22,7 +22,6 @@ from rmt_edge.artifact import (
     read_artifact,
     sha256_of,
     write_manifest,
-    written_whole,
 )
 from rmt_edge.bundle.bundle import INDEX, read_folder, subset_of, unpack
 from rmt_edge.bundle.pack import pack
@@ -31,6 +30,7 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import library_name
 from rmt_edge.runtime.onnx_runner import OnnxRunner
 from rmt_edge.runtime.open import open_engine
+from rmt_edge.writing import written_whole
 from tests import machines
 from tests.commands import call
 from tests.conftest import SMALL

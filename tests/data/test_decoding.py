@@ -1,6 +1,7 @@
 """Images decoded ahead: in order, a few batches at a time, an error naming its file."""
 
 import multiprocessing
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -148,3 +149,51 @@ def test_a_batch_ahead_waits_for_each_worker(folder, monkeypatch):
     monkeypatch.setattr(decoding, "in_order", lambda executor, work, batches, ahead: iter([seen.append(ahead)]))
     list(decoded_by_workers([], SQUARE, 3))
     assert seen == [3 * AHEAD]
+
+
+def test_a_file_is_opened_by_the_named_formats_alone(tmp_path, monkeypatch):
+    """An EPS starts Ghostscript in Pillow, whatever its name."""
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **_: started.append(arguments))
+    monkeypatch.setattr(subprocess, "check_call", lambda *arguments, **_: started.append(arguments))
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
+    with Image.open(path) as image:  # so that the test could fail
+        assert image.format == "EPS"
+    for read in (decoding.read_image, decoding.image_size):
+        with pytest.raises(RmtEdgeError, match=r"x\.jpg is not an image"):
+            read(path)
+    assert not started
+
+
+def test_every_format_that_is_offered_is_read(tmp_path):
+    grey = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3)
+    for suffix in decoding.IMAGE_SUFFIXES:
+        Image.fromarray(grey).save(tmp_path / f"x{suffix}")
+        assert decoding.read_image(tmp_path / f"x{suffix}").size == (10, 12), suffix
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_grey_of_16_bits_is_scaled_and_not_cut_off(tmp_path, suffix):
+    grey = np.array([[0, 257, 257 * 128, 65535]] * 40, np.uint16).repeat(10, axis=1)
+    Image.fromarray(grey).save(tmp_path / f"x.{suffix}")
+    found = np.asarray(decoding.read_image(tmp_path / f"x.{suffix}"))
+    assert found.dtype == np.uint8 and (found == (grey // 257)[..., None]).all()
+
+
+def test_pixels_without_a_range_are_refused(tmp_path):
+    Image.fromarray(np.ones((40, 40), np.float32)).save(tmp_path / "x.tiff")
+    with pytest.raises(RmtEdgeError, match=r"x\.tiff has pixels of 32 bits"):
+        decoding.read_image(tmp_path / "x.tiff")
+
+
+def test_a_speck_and_an_image_without_pixels_are_refused(tmp_path):
+    Image.fromarray(np.zeros((1, 60000, 3), np.uint8)).save(tmp_path / "x.png")
+    (tmp_path / "y.ppm").write_bytes(b"P6 0 5 255\n")
+    for read in (decoding.read_image, decoding.image_size):
+        with pytest.raises(RmtEdgeError, match=r"x\.png is an image of 60000x1 pixels[\s\S]*100 times"):
+            read(tmp_path / "x.png")
+        with pytest.raises(RmtEdgeError, match=r"y\.ppm is (an image of 0x5 pixels|not an image)"):
+            read(tmp_path / "y.ppm")
+    Image.fromarray(np.zeros((3, 300, 3), np.uint8)).save(tmp_path / "z.png")
+    assert decoding.read_image(tmp_path / "z.png").size == (300, 3)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rmt_edge.artifact import ENGINE, Artifact, identity_of, read_artifact, write_manifest, written_whole
+from rmt_edge.artifact import ENGINE, Artifact, identity_of, read_artifact, write_manifest
 from rmt_edge.cli import main
 from rmt_edge.device import preflight
 from rmt_edge.device.machine import Gpu, this_machine
@@ -13,6 +13,7 @@ from rmt_edge.device.preflight import check_build, check_engine, free_disk_mib
 from rmt_edge.device.profile import load_profile
 from rmt_edge.engine.build import build
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.writing import written_whole
 from tests import machines
 from tests.conftest import source_of
 from tests.engine.test_build import needs_rtx

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from rmt_edge.artifact import ENGINE, ONNX, read_artifact, write_manifest, written_whole
+from rmt_edge.artifact import ENGINE, ONNX, read_artifact, write_manifest
 from rmt_edge.cli import main
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.estimate import estimate_onnx, int8_layers_of
 from rmt_edge.latency.roofline import KERNEL_GAP_US, Network, estimate, kernels_of, latency_ms
 from rmt_edge.model.layers import layers_of
+from rmt_edge.writing import written_whole
 from tests.conftest import ROOT
 from tests.latency_records import make_run, write_record
 

@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-from rmt_edge.artifact import ENGINE, ONNX, PLUGIN_ONNX, PREDICTIONS, read_artifact, write_manifest, written_whole
+from rmt_edge.artifact import ENGINE, ONNX, PLUGIN_ONNX, PREDICTIONS, read_artifact, write_manifest
 from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.record import record_path
 from rmt_edge.latency.verdict import text, verdict
+from rmt_edge.writing import written_whole
 from tests import latency_records
 from tests.latency_records import GPU, MACHINE, noisy_run
 

@@ -98,6 +98,7 @@ def test_boxes_are_drawn_where_they_are():
     drawn = np.asarray(with_objects(grey, np.array([[15, 25, 60, 70]], np.float32), [1], ["dog 0.9"], [mask]))
     assert tuple(drawn[70, 40]) == colour_of(1) and tuple(drawn[50, 60]) == colour_of(1)
     assert tuple(drawn[75, 90]) == (128, 128, 128) and tuple(drawn[60, 50]) == (128, 128, 128)
+    assert with_objects(grey, np.array([[15, 25, 5, 7]], np.float32), [1], ["no box"]).size == (100, 80)
     inside = drawn[35, 25].astype(int)
     assert np.abs(inside - (0.55 * 128 + 0.45 * np.array(colour_of(1)))).max() <= 1
 

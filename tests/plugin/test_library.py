@@ -24,7 +24,7 @@ EXPORTS = {
     "rmt_retention_launch", "rmt_retention_load", "rmt_retention_workspace_bytes",
     "rmt_depthwise_residual_launch", "rmt_depthwise_residual_load",
 }  # fmt: skip
-OPS = ["Retention", *OP_TYPES]
+OPS = ["Retention", *OP_TYPES, "Nms", "MultiLevelRoiAlign"]
 COMPILED_ARCHITECTURES = [
     pytest.param(x, marks=pytest.mark.skipif(not shutil.which(compiler), reason=f"no {compiler}"))
     for x, compiler in COMPILERS.items()

@@ -69,6 +69,7 @@ class Device:
         self.events: Counter[str] = Counter()  # calls of the driver
         self.error: Exception | None = None  # of a callback: ctypes would swallow it
         self.check_races = True
+        self.in_lockstep = True  # False for kernels whose blocks branch on what they read, each on its own
         self.rewrite: Callable[[str], str] = str  # changes a kernel's PTX before it runs, for tests that plant a fault
         self._cache, self._ptx_of_cubin = cache, {}
         self._texts: dict[int, str] = {}  # by address of the image
@@ -150,7 +151,7 @@ class Device:
         """All blocks; where only addresses count, the first, the middle and the last ones."""
         total = grid[0] * grid[1] * grid[2]
         if isinstance(self.memory, Memory):
-            return [range(total)]
+            return [range(total)] if self.in_lockstep else [range(i, i + 1) for i in range(total)]
         starts = (0, max(0, total // 2 - 1), max(0, total - FEW_BLOCKS))
         return [range(first, min(first + FEW_BLOCKS, total)) for first in starts]
 

@@ -9,7 +9,7 @@ Not shown by it: what ptxas makes of the PTX, races in global memory, speed.
 
 import numpy as np
 
-from tests.ptx import floats, integers, matrices, moves, warps
+from tests.ptx import comparisons, floats, integers, matrices, moves, parameters, reductions, warps
 from tests.ptx.memory import AddressMemory, Memory
 from tests.ptx.parse import GpuError, Instruction, Kernel
 from tests.ptx.threads import Threads
@@ -19,6 +19,7 @@ LONGEST_RUN = 2_000_000  # instructions; no kernel of ours comes near
 BRANCHES = ("bra", "bra.uni", "ret")
 INSTRUCTIONS = {
     **integers.INSTRUCTIONS, **floats.INSTRUCTIONS, **moves.INSTRUCTIONS, **warps.INSTRUCTIONS, **matrices.INSTRUCTIONS,
+    **comparisons.INSTRUCTIONS, **reductions.INSTRUCTIONS, **parameters.INSTRUCTIONS,
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from tests.ptx.memory import READ, WRITE
 from tests.ptx.parse import GpuError
 
 # nvinfer1::DataType and nvinfer1::PluginFieldType.
-DATA_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int8): 2}
+DATA_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int8): 2, np.dtype(np.int32): 3}
 NUMPY_TYPES = {number: dtype for dtype, number in DATA_TYPES.items()}
 FIELD_TYPES = {np.dtype(np.float32): 1, np.dtype(np.int32): 5, np.dtype(np.uint8): 6, np.dtype(np.int64): 10}
 MAX_DIMS, MAX_TACTICS = 8, 16

@@ -27,7 +27,8 @@ from rmt_edge.ops.retention.onnx_function import DOMAIN
 from rmt_edge.ops.roi_align.op import FINEST_SCALE, LEVEL_EPSILON
 
 OP_TYPE = "MultiLevelRoiAlign"
-LEVELS = 4
+LEVEL_NAMES = ("p2", "p3", "p4", "p5")
+LEVELS = len(LEVEL_NAMES)
 # Samples that can reach one pixel: they lie in an interval of 2 pixels, more than half a pixel apart, which is 4; and
 # one more, because the first is found by a rounded division.
 TENTS = 5
@@ -237,7 +238,7 @@ MultiLevelRoiAlign <output_size, window> (p2, p3, p4, p5, rois) => (out)
     pixel_index = Add (map_start, pixel_on_map)
     pixels = Gather <axis = 0> (pixel_rows, pixel_index)
     pooled = MatMul (pixel_weights, pixels)
-    out_shape = Concat <axis = 0> (last_axis, bins, bins, channels)
+    out_shape = Concat <axis = 0> (rois_shape, bins, bins, channels)
     out = Reshape (pooled, out_shape)
 }}
 """
@@ -245,7 +246,7 @@ MultiLevelRoiAlign <output_size, window> (p2, p3, p4, p5, rois) => (out)
 
 def roi_align_function(opset: int) -> FunctionProto:
     """The body in operators of that opset (19 or later)."""
-    names = [f"p{level}" for level in range(2, 2 + LEVELS)]
+    names = LEVEL_NAMES
     own = {"scale": [f"scale_{i}" for i in range(LEVELS)], "y_size": [f"{p}_h" for p in names]}
     own |= {"x_size": [f"{p}_w" for p in names], "level_start": ["zero_axis", "before_p3", "before_p4", "before_p5"]}
     by_level = [_BY_LEVEL.format(name=name, x0=x0, x1=x1, x2=x2, x3=x3) for name, (x0, x1, x2, x3) in own.items()]
@@ -284,7 +285,7 @@ def roi_align_node(
     """One MultiLevelRoiAlign node.
 
     inputs: the names of p2 to p5 (b, h_i, w_i, c), NHWC, all of one type, and rois (b, n, 4), float32 whatever the rest
-    of the graph is. output: the name of (b·n, s, s, c), NHWC, s the output_size. maps: (h, w) of p2 to p5, the largest
+    of the graph is. output: the name of (b, n, s, s, c), NHWC, s the output_size. maps: (h, w) of p2 to p5, the largest
     where they are dynamic; the attribute `window` comes from them, which the body needs and the plugin does not.
     """
     if len(inputs) != LEVELS + 1 or len(maps) != LEVELS:

@@ -60,12 +60,12 @@ def multi_level_roi_align(p2: Tensor, p3: Tensor, p4: Tensor, p5: Tensor, rois: 
     """The features of every region, s·s bins of it, from the level that fits its size.
 
     p2 to p5: (b, h_i, w_i, c), NHWC, of strides 4 to 32; rois: (b, n, 4) as x1, y1, x2, y2 in pixels of the picture,
-    float32; image i's regions are read from image i. output_size: s. Returns (b·n, s, s, c), NHWC, in the features'
+    float32; image i's regions are read from image i. output_size: s. Returns (b, n, s, s, c), NHWC, in the features'
     type; computed in float32 at least. A region without extent gives zeros, and so do the padding rows of Nms.
     """
     features = (p2, p3, p4, p5)
     check_shapes(features, rois, output_size)
-    n = rois.shape[1]
+    b, n, _ = rois.shape
     wide = torch.promote_types(p2.dtype, torch.float32)
     levels = levels_of(rois.reshape(-1, 4)).tolist()
     pooled = []
@@ -77,7 +77,7 @@ def multi_level_roi_align(p2: Tensor, p3: Tensor, p4: Tensor, p5: Tensor, rois: 
         window = image[top : top + rows.shape[1], left : left + columns.shape[1]].to(wide)  # (rows, columns, c)
         by_row = torch.tensordot(rows.to(wide), window, dims=1)  # (s, columns, c)
         pooled.append(columns.to(wide) @ by_row)  # (s, s, c)
-    return torch.stack(pooled).to(p2.dtype)
+    return torch.stack(pooled).unflatten(0, (b, n)).to(p2.dtype)
 
 
 def check_shapes(features: tuple[Tensor, ...], rois: Tensor, output_size: int) -> None:

@@ -223,7 +223,7 @@ bool checkFormats(Handle& handle, std::vector<DynamicPluginTensorDesc> const& al
         DataType const type = all[static_cast<size_t>(i)].desc.type;
         DataType const other = type == DataType::kINT8 ? DataType::kHALF : DataType::kINT8;
         if (!takes(TensorFormat::kLINEAR, type) || takes(TensorFormat::kHWC8, type)
-            || takes(TensorFormat::kLINEAR, DataType::kINT32) || takes(TensorFormat::kLINEAR, other))
+            || takes(TensorFormat::kLINEAR, DataType::kBF16) || takes(TensorFormat::kLINEAR, other))
         {
             return handle.failed("supportsFormatCombination at " + std::to_string(i));
         }

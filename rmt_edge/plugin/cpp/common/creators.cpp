@@ -2,7 +2,9 @@
 //! What TensorRT asks a plugin library for. A further op adds its creators to the table.
 
 #include "depthwiseResidualPlugin.h"
+#include "nmsPlugin.h"
 #include "retentionPlugin.h"
+#include "roiAlignPlugin.h"
 
 #include <NvInferRuntime.h>
 
@@ -20,6 +22,8 @@ std::vector<nvinfer1::IPluginCreatorInterface*> makeCreators()
     {
         creators.push_back(new rmt_edge::DepthwiseResidualPluginCreator{form});
     }
+    creators.push_back(new rmt_edge::NmsPluginCreator);
+    creators.push_back(new rmt_edge::RoiAlignPluginCreator);
     return creators;
 }
 

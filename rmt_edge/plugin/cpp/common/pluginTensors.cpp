@@ -44,7 +44,14 @@ int32_t elementTypeOf(DataType type)
 
 DataType typeOf(TensorRole const& role, DataType element)
 {
-    return role.type == TensorType::kINT8 ? DataType::kINT8 : element;
+    switch (role.type)
+    {
+    case TensorType::kINT8: return DataType::kINT8;
+    case TensorType::kFLOAT32: return DataType::kFLOAT;
+    case TensorType::kINT32: return DataType::kINT32;
+    case TensorType::kELEMENT: break;
+    }
+    return element;
 }
 
 std::string dimsText(std::vector<int64_t> const& sizes)
@@ -97,7 +104,7 @@ std::string inputTypesProblem(PluginTensors const& tensors, std::vector<DataType
         {
             return tensors.inputs[i].name + " has data type " + typeText(types[i]) + ", not " + typeText(wanted)
                 + " beside " + tensors.inputs[0].name + " of " + typeText(types[0])
-                + ". Note: float32 is 0, float16 1, int8 2.";
+                + ". Note: float32 is 0, float16 1, int8 2, int32 3.";
         }
     }
     return {};

@@ -13,11 +13,13 @@
 namespace rmt_edge
 {
 
-//! The type of one tensor of a node: the element type, float32 or float16, that the node's input 0 decides, or int8.
+//! The type of one tensor of a node: the element type, float32 or float16, that the node's input 0 decides, or another.
 enum class TensorType : int32_t
 {
     kELEMENT,
-    kINT8
+    kINT8,
+    kFLOAT32,
+    kINT32
 };
 
 //! One input or output of an op.
