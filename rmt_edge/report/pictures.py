@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from rmt_edge.accuracy.predictions import rows_in
-from rmt_edge.accuracy.shown import INDEX, PICTURE
+from rmt_edge.accuracy.shown import INDEX, LONGEST, PICTURE
 from rmt_edge.artifact import PREDICTIONS, Artifact, ArtifactFolder
 from rmt_edge.pictures.draw import with_labels, with_objects
 from rmt_edge.tasks.detection import LEVELS
@@ -39,6 +39,8 @@ def pictures_between(folder: ArtifactFolder, reference_name: str, predictions: A
 
 
 def _drawn(picture: Image.Image, rows: Rows, own: Rows, index: int, classes: dict[int, str]) -> Image.Image:
+    larger = LONGEST / max(picture.size)
+    picture = picture.resize([round(x * larger) for x in picture.size], Image.Resampling.BICUBIC)
     if "map" in rows:
         height, width = rows["map_size"][index].tolist()
         return with_labels(picture, nearest(rows["map"][index][:height, :width], picture.height, picture.width))
