@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rmt_edge.graph.export import export
     from rmt_edge.latency.bench import bench
     from rmt_edge.latency.verdict import verdict
+    from rmt_edge.pictures.predict import predict
     from rmt_edge.pipeline import deploy
     from rmt_edge.quantization.quantize import quantize
     from rmt_edge.quantization.recipe import load_recipe
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Artifact", "CheckFailedError", "RmtEdgeError", "bench", "build", "deploy", "export", "load_profile",
-    "load_recipe", "open_dataset", "open_engine", "open_onnx", "pack", "quantize", "read_artifact", "read_images",
-    "reference_predictions", "unpack", "validate", "validate_against_checkpoint", "verdict", "write_report",
+    "load_recipe", "open_dataset", "open_engine", "open_onnx", "pack", "predict", "quantize", "read_artifact",
+    "read_images", "reference_predictions", "unpack", "validate", "validate_against_checkpoint", "verdict",
+    "write_report",
 ]  # fmt: skip
 
 # Where each public name lives. tests/test_api.py holds this table to the imports above, which type checkers read.
@@ -39,8 +41,9 @@ _HOMES = {
     "Artifact": "artifact", "CheckFailedError": "errors", "RmtEdgeError": "errors", "bench": "latency.bench",
     "build": "engine.build", "deploy": "pipeline", "export": "graph.export", "load_profile": "device.profile",
     "load_recipe": "quantization.recipe", "open_dataset": "data.dataset", "open_engine": "runtime.open",
-    "open_onnx": "runtime.onnx_runner", "pack": "bundle.pack", "quantize": "quantization.quantize",
-    "read_artifact": "artifact", "read_images": "data.dataset", "reference_predictions": "accuracy.reference",
+    "open_onnx": "runtime.onnx_runner", "pack": "bundle.pack", "predict": "pictures.predict",
+    "quantize": "quantization.quantize", "read_artifact": "artifact", "read_images": "data.dataset",
+    "reference_predictions": "accuracy.reference",
     "unpack": "bundle.bundle", "validate": "accuracy.validate",
     "validate_against_checkpoint": "accuracy.reference", "verdict": "latency.verdict",
     "write_report": "report.collect",

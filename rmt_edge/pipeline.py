@@ -17,8 +17,9 @@ from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, drop_
 from rmt_edge.accuracy.reference import reference_predictions
 from rmt_edge.accuracy.validate import checked_workers, validate
 from rmt_edge.artifact import Artifact
-from rmt_edge.data.dataset import Dataset, check_labels, image_count, open_dataset
+from rmt_edge.data.dataset import Dataset, image_count, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
+from rmt_edge.data.truth import check_truth
 from rmt_edge.device.backend import load_backend
 from rmt_edge.device.machine import has_gpu
 from rmt_edge.device.preflight import check_engine
@@ -30,11 +31,13 @@ from rmt_edge.latency.bench import bench
 from rmt_edge.latency.estimate import estimate_onnx
 from rmt_edge.latency.verdict import verdict
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
+from rmt_edge.model.heads import spec_of
 from rmt_edge.model.torch_device import torch_device as torch_device_of
 from rmt_edge.quantization.quantize import calibration_set, quantize
 from rmt_edge.quantization.recipe import QuantizationRecipe, load_recipe
 from rmt_edge.report.collect import write_report
 from rmt_edge.runtime.engine_runner import load_cuda
+from rmt_edge.tasks.tasks import TASKS
 from rmt_edge.writing import output_folder
 
 OUTPUT = Path("deployed")
@@ -108,15 +111,16 @@ def deploy(
     images: int | None = None,
     torch_device: str | None = None,
     trust_libraries: bool = False,
+    annotations: Path | str | None = None,
 ) -> Deployment:
     """Quantise, export, build and validate by each recipe, and report; returns what was made.
 
-    checkpoint, weights: see load_checkpoint. data, labels: labelled images (open_dataset); calibration: images for the
-    INT8 recipes. output: the folder for everything. recipes: names of calib/, paths or recipes. device: a profile of
-    engines/, a path, `auto` or a profile. kernels, libraries, trust_libraries: see build. preprocessing: replaces the
-    checkpoint's. max_drop, confidence: see limits.judgement. images: how many of `data` to validate on, all by default.
-    torch_device: where PyTorch computes (model/torch_device.py). What can be refused is refused before the first long
-    step.
+    checkpoint, weights: see load_checkpoint. data, labels, annotations: images and what is in them (open_dataset);
+    calibration: images for the INT8 recipes. output: the folder for everything. recipes: names of calib/, paths or
+    recipes. device: a profile of engines/, a path, `auto` or a profile. kernels, libraries, trust_libraries: see build.
+    preprocessing: replaces the checkpoint's. max_drop, confidence: see limits.judgement. images: how many of `data` to
+    validate on, all by default. torch_device: where PyTorch computes (model/torch_device.py). What can be refused is
+    refused before the first long step.
     """
     start = time.monotonic()
     checked_max_drop(max_drop), checked_confidence(confidence), checked_workers(workers), torch_device_of(torch_device)
@@ -125,9 +129,9 @@ def deploy(
     load_backend(profile.backend)
     check_plugin_library(kernels, libraries, trust_libraries)
     opened = open_checkpoint(checkpoint, weights)
-    num_classes = opened.model.num_classes
-    dataset = open_dataset(data, labels)
-    check_labels(dataset, num_classes)
+    spec = spec_of(opened.model, preprocessing)
+    dataset = open_dataset(data, labels, annotations)
+    check_truth(dataset, TASKS[spec.task], spec)
     dataset = dataset.drawn(image_count(dataset, images))
     calibration_images = None if calibration is None else open_dataset(calibration)
     for recipe in chosen:

@@ -38,7 +38,7 @@ def instances(images: int = 24, seed: int = 0, height: int = 90, width: int = 12
                 | {"bbox": [int(v) for v in (x, y, w, h)], "area": float(area), "iscrowd": crowd}
                 | {"segmentation": segmentation}
             )
-    return {"images": pictures, "annotations": found, "categories": CATEGORIES}
+    return {"images": pictures, "annotations": found, "categories": [dict(x) for x in CATEGORIES]}
 
 
 def plain_runs(mask: np.ndarray) -> list[int]:

@@ -90,6 +90,20 @@ def outputs_of(
         yield outputs
 
 
+def judged_rows(
+    task: Task, spec: Spec, run: Run, images: Images, preprocessing: Preprocessing, title: str, batch: int
+) -> Rows:
+    """What is kept of every image and beside it, of a run that is short enough to be made again."""
+    found: list[np.ndarray] = []
+    for outputs in outputs_of(run, images, preprocessing, task, spec, title, batch):
+        first = sum(len(x) for x in found)
+        frames = images.frames(first, min(batch, len(images) - first))
+        found.append(task.rows_of(outputs, spec, frames, images.truth, first))
+    records = np.concatenate(found)
+    rows = {name: np.ascontiguousarray(records[name]) for name in records.dtype.names or ()}
+    return rows | task.kept_beside(rows, images.truth)
+
+
 def predict_resumably(
     load: Callable[[], Run],
     images_from: Callable[[int], Images],

@@ -40,6 +40,7 @@ def reference_predictions(
     labels_file: Path | None = None,
     workers: int | None = None,
     device: str | None = None,
+    annotations: Path | None = None,
 ) -> Artifact:
     """Write `<checkpoint>.reference.predictions.npz` into the folder `output`; one that answers the same stays.
 
@@ -49,7 +50,7 @@ def reference_predictions(
     start = time.monotonic()
     opened, runs_on = open_checkpoint(checkpoint), torch_device(device)
     checked_workers(workers)
-    dataset = open_dataset(data, labels_file)
+    dataset = open_dataset(data, labels_file, annotations)
     dataset = dataset.drawn(image_count(dataset, images))
     preprocessing = preprocessing or opened.model.preprocessing
     path = output_folder(output) / f"{opened.path.stem}.reference.predictions.npz"
@@ -102,6 +103,7 @@ def validate_against_checkpoint(
     workers: int | None = None,
     images: int | None = None,
     device: str | None = None,
+    annotations: Path | None = None,
 ) -> Artifact:
     """Write the predictions of an ONNX file, and those of the float32 model where they are not there yet.
 
@@ -111,7 +113,7 @@ def validate_against_checkpoint(
     source = read_artifact(onnx_file, ONNX)
     opened = open_checkpoint(checkpoint, source.details["weights"])
     check_made_from(source, opened.identity)
-    dataset, folder = open_dataset(data, labels_file), output or source.path.parent
+    dataset, folder = open_dataset(data, labels_file, annotations), output or source.path.parent
     spec = spec_in(source.details)
     check_truth(dataset, TASKS[spec.task], spec)
     preprocessing = Preprocessing.from_dict(source.details["preprocessing"])

@@ -20,6 +20,7 @@ import numpy as np
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop
 from rmt_edge.accuracy.predictions import Run, accuracy, padded, predict_resumably, rows_in, write_predictions
 from rmt_edge.accuracy.resume import finish
+from rmt_edge.accuracy.shown import shown_pictures
 from rmt_edge.accuracy.subject import Subject, spec_in, subject_of
 from rmt_edge.artifact import CHECKPOINT, DATA, PREDICTIONS, Artifact, parent_of, read_artifact
 from rmt_edge.data.dataset import Dataset, open_dataset
@@ -67,11 +68,12 @@ def validate(
     workers: int | None = None,
     runner: Run | None = None,
     libraries: Path | None = None,
+    annotations: Path | None = None,
 ) -> Artifact:
     """Write the predictions of an ONNX file or an engine and, in their manifest, its accuracy.
 
-    data, labels_file: a data set with labels that fit the checkpoint's classes (open_dataset). reference: predictions
-    of the float32 model on it (accuracy/reference.py); of the data set the images that they are of are taken. max_drop,
+    data, labels_file, annotations: a data set with what fits the checkpoint's classes (open_dataset). reference:
+    predictions of the float32 model on it (accuracy/reference.py), whose images of the set are taken. max_drop,
     confidence: see limits.judgement. workers: processes that decode a folder's images. runner: the file, opened
     (open_onnx, open_engine); without it the file is opened here. libraries: see open_engine.
     """
@@ -83,9 +85,10 @@ def validate(
     preprocessing = Preprocessing.from_dict(details["preprocessing"])
     expected = read_artifact(reference, PREDICTIONS)
     check_reference_model(expected, subject, preprocessing)
-    dataset = referenced_images(expected, open_dataset(data, labels_file))
     spec = spec_in(details)
-    task = TASKS[spec.task]
+    task, dataset = TASKS[spec.task], open_dataset(data, labels_file, annotations)
+    check_truth(dataset, task, spec)
+    dataset = referenced_images(expected, dataset)
     truth = check_truth(dataset, task, spec)
     folder = output_folder(output or subject.file.path.parent)
     path = folder / f"{subject.file.path.stem}.predictions.npz"
@@ -114,6 +117,7 @@ def validate(
         | {"task": spec.task, "images": len(dataset), "drawn": dataset.drawing(), "resumed_images": resumed_images}
         | {"reference": {"sha256": expected.sha256, "runtime": expected.details["runtime"]}}
     )
+    rows |= shown_pictures(dataset, found)
     seconds = time.monotonic() - start
     predictions = write_predictions(path, rows, parents, subject.file.recipe, found, seconds)
     finish(path)

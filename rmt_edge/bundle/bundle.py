@@ -15,11 +15,14 @@ import numpy as np
 
 from rmt_edge.artifact import ONNX, PLUGIN_ONNX, Artifact, manifest_path, plugin_form_path, read_artifact, sha256_of
 from rmt_edge.bundle.archive import MAX_BYTES, Member, copy_member, open_archive, refuse
+from rmt_edge.bundle.found_subset import MEMBERS, FoundSubset, load_found_subset
 from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, Subset, load_subset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model.spec import CLASSIFICATION, ModelSpec
 from rmt_edge.plugin.load import BUNDLE_INDEX, BUNDLED_LIBRARIES
 from rmt_edge.progress import progress_bar
+from rmt_edge.tasks.task import Rows
 from rmt_edge.writing import output_folder, scratch_folder
 
 SUFFIX = ".rmtedge"
@@ -61,12 +64,13 @@ class Index:
     validation: dict[str, Any]
     versions: dict[str, str]
     members: tuple[Member, ...]
+    spec: dict[str, Any] | None = None
     kind: str = field(default="bundle", kw_only=True)
     format: int = field(default=FORMAT, kw_only=True)
 
     def __post_init__(self) -> None:
         names = [x.name for x in self.members]
-        needed = {IMAGES, LABELS, LOGITS, NAMES, *(name for model in self.models for name in model.members())}
+        needed = {*subset_members(self.task), *(name for model in self.models for name in model.members())}
         if names != sorted(set(names)):
             raise ValueError("its members are not sorted or not unique")
         if missing := needed - set(names):
@@ -87,7 +91,19 @@ class Index:
     def to_json(self) -> bytes:
         """As bundle.json holds it: kind and format first."""
         values = {"kind": self.kind, "format": self.format} | asdict(self)
+        if self.spec is None:  # a classifier's index is as every version has read it
+            del values["spec"]
         return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+
+    @property
+    def task(self) -> str:
+        """Of its models."""
+        return CLASSIFICATION if self.spec is None else ModelSpec.from_dict(self.spec).task
+
+    def facts(self) -> dict[str, Any]:
+        """What a model's manifest says of it, as accuracy.subject.spec_in reads it."""
+        found = {name: getattr(self, name) for name in ("variant", "num_classes", "preprocessing")}
+        return found if self.spec is None else found | {"spec": self.spec}
 
     def sha256_of(self, name: str) -> str | None:
         """The sha256 that a member must have; None for what is no member."""
@@ -233,10 +249,26 @@ def listed_model(folder: Path, index: Index, name: str) -> Artifact:
     return replace(read_artifact(path, ONNX), siblings=(form,))
 
 
+def subset_members(task: str) -> tuple[str, ...]:
+    """The names of what a bundle's validation subset is made of."""
+    return (IMAGES, LABELS, LOGITS, NAMES) if task == CLASSIFICATION else MEMBERS
+
+
+def found_subset_of(folder: Path, index: Index) -> tuple[FoundSubset, Rows]:
+    """The subset of a detector's or segmenter's bundle and what the float32 model found, checked by their hashes."""
+    _check_subset(folder, index)
+    size = Preprocessing.from_dict(index.preprocessing)
+    return load_found_subset(folder, index.validation["images"], ModelSpec.from_dict(index.spec), size)
+
+
 def subset_of(folder: Path, index: Index) -> tuple[Subset, np.ndarray]:
     """The validation subset of an unpacked bundle and the float32 logits, (n, classes), checked by their hashes."""
-    for member in index.members:
-        if member.name in (IMAGES, LABELS, LOGITS, NAMES) and not _is_whole(folder / member.name, member):
-            raise RmtEdgeError(f"{folder / member.name} was changed or removed.", do="Unpack the bundle again.")
+    _check_subset(folder, index)
     size = Preprocessing.from_dict(index.preprocessing)
     return load_subset(folder, index.validation["images"], index.num_classes, size)
+
+
+def _check_subset(folder: Path, index: Index) -> None:
+    for member in index.members:
+        if member.name in subset_members(index.task) and not _is_whole(folder / member.name, member):
+            raise RmtEdgeError(f"{folder / member.name} was changed or removed.", do="Unpack the bundle again.")

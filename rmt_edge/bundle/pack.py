@@ -10,11 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from rmt_edge.accuracy.predictions import BATCH, outputs_of
-from rmt_edge.accuracy.reference import runner_of
 from rmt_edge.artifact import (
     ONNX,
     PLUGIN_ONNX,
@@ -28,24 +23,21 @@ from rmt_edge.artifact import (
     versions,
 )
 from rmt_edge.bundle.archive import MAX_BYTES, Member, write_archive, wrong_name
-from rmt_edge.bundle.bundle import INDEX, LIBRARIES, SUFFIX, Index, Model
+from rmt_edge.bundle.bundle import INDEX, LIBRARIES, SUFFIX, Index, Model, subset_members
+from rmt_edge.bundle.pack_subset import choose_images, write_subset
 from rmt_edge.bundle.signature import sign, signature_path
-from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, Subset
-from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
-from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
+from rmt_edge.data.dataset import Dataset, open_dataset
+from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.metrics import hits, percent, top_classes
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.model.heads import spec_of
 from rmt_edge.plugin.cxx import ARCHITECTURES
 from rmt_edge.plugin.load import LIBRARIES as LIBRARY_FOLDER
 from rmt_edge.plugin.load import library_name
 from rmt_edge.plugin.trust import check_vouched_for
-from rmt_edge.progress import progress_bar
-from rmt_edge.tasks.tasks import TASKS
+from rmt_edge.tasks.tasks import CLASSIFICATION
 from rmt_edge.writing import output_folder, scratch_folder, written_whole
 
-DEFAULT_IMAGES = 512
 # What all models of a bundle have in common: one subset of images and one set of float32 logits serves them all.
 SHARED = ("checkpoint", "weights", "variant", "num_classes", "preprocessing")
 logger = logging.getLogger(__name__)
@@ -63,12 +55,13 @@ def pack(
     labels_file: Path | None = None,
     trust_libraries: bool = False,
     sign_with: Path | None = None,
+    annotations: Path | None = None,
 ) -> Path:
     """Write the bundle of exported models, by default `<checkpoint>.rmtedge` beside them; returns its path.
 
-    sources: ONNX files of `export`, or folders of them. recipes: only these. data, labels_file: labelled images
-    (open_dataset), of which `images` go into the subset. libraries: the folder of the plugin libraries, one for each
-    of `architectures`; trust_libraries: pack those that nobody vouches for as well (plugin/trust.py).
+    sources: ONNX files of `export`, or folders of them. recipes: only these. data, labels_file, annotations: images and
+    what is in them (open_dataset), of which `images` go into the subset. libraries: the folder of the plugin libraries,
+    one for each of `architectures`; trust_libraries: pack those that nobody vouches for as well (plugin/trust.py).
     sign_with: an SSH key, for a signature beside the bundle (bundle/signature.py).
     """
     start = time.monotonic()
@@ -80,14 +73,15 @@ def pack(
         raise RmtEdgeError(f"The output is {path}.", f"a bundle's name ends in {SUFFIX}.")
     library_facts = read_libraries(libraries, architectures, trust_libraries)
     files = files_of(models, [libraries / library_name(x) for x in architectures])
-    dataset = open_dataset(data, labels_file)
-    chosen = choose_images(dataset, shared["num_classes"], images)
+    dataset = open_dataset(data, labels_file, annotations)
     preprocessing = Preprocessing.from_dict(shared["preprocessing"])
+    spec = spec_of(opened.model, preprocessing)
+    chosen = choose_images(dataset, spec, images)
     check_size(files, len(chosen), preprocessing)
     output_folder(path.parent)
     with written_whole(path) as temporary, scratch_folder(path) as folder:
         validation = write_subset(folder, chosen, len(dataset), preprocessing, opened)
-        files |= {name: folder / name for name in (IMAGES, LABELS, LOGITS, NAMES)}
+        files |= {name: folder / name for name in subset_members(spec.task)}
         members = [(Member(name, sha256_of(x), x.stat().st_size), x) for name, x in sorted(files.items())]
         index = Index(
             **shared,
@@ -96,6 +90,7 @@ def pack(
             validation=validation,
             versions=versions(),
             members=tuple(member for member, _ in members),
+            spec=None if spec.task == CLASSIFICATION else spec.to_dict(),
         )
         write_archive(temporary, INDEX, index.to_json(), members)
         signature_path(path).unlink(missing_ok=True)  # of an older bundle
@@ -217,18 +212,6 @@ def files_of(models: list[Artifact], libraries: list[Path]) -> dict[str, Path]:
     return files
 
 
-def choose_images(dataset: Dataset, num_classes: int, images: int | None) -> Dataset:
-    """The subset's images, drawn evenly over the classes."""
-    check_labels(dataset, num_classes)
-    count = DEFAULT_IMAGES if images is None else images
-    if not 0 < count <= len(dataset):
-        raise RmtEdgeError(
-            f"The validation subset is to have {count} images.", f"{dataset.path} has {len(dataset)}.",
-            "Say how many with --images, or pass a larger data set.",
-        )  # fmt: skip
-    return dataset.drawn(count)
-
-
 def check_size(files: dict[str, Path], images: int, preprocessing: Preprocessing) -> None:
     """Refuse what will not fit into a bundle, before the subset is written."""
     pixels = images * preprocessing.height * preprocessing.width * 3
@@ -238,47 +221,3 @@ def check_size(files: dict[str, Path], images: int, preprocessing: Preprocessing
             f"The bundle would have {total:,} bytes, {pixels:,} of them images.", f"it can have {MAX_BYTES:,}.",
             "Pack fewer models (--recipes) or fewer images (--images).",
         )  # fmt: skip
-
-
-def write_subset(
-    folder: Path,
-    chosen: Dataset,
-    of: int,
-    preprocessing: Preprocessing,
-    checkpoint: Checkpoint,
-) -> dict[str, Any]:
-    """Write the subset's three arrays (subset.py) under `folder`; returns what the index says of it.
-
-    chosen: the subset's images; of: how many the data set has.
-    """
-    (folder / IMAGES).parent.mkdir()
-    assert chosen.labels is not None
-    count, batch = len(chosen), images_at_a_time(preprocessing, BATCH)
-    shape = (count, preprocessing.height, preprocessing.width, 3)
-    with (folder / IMAGES).open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for at in progress_bar(range(0, count, batch), "read images", unit="batch", leave=False):
-            file.write(chosen.pixels(list(range(at, min(at + batch, count))), preprocessing).tobytes())
-    names = [chosen.name(x) for x in range(count)]
-    (folder / NAMES).write_text(json.dumps(names))
-    subset = Subset(np.load(folder / IMAGES, mmap_mode="r"), chosen.labels, names)
-    logits = reference_logits(subset, preprocessing, checkpoint)
-    np.save(folder / LABELS, subset.labels)
-    np.save(folder / LOGITS, logits)
-    return {
-        "images": len(subset),
-        "dataset": chosen.identity | {"images": of},
-        "class_names": None if chosen.class_names is None else list(chosen.class_names),
-        "metric": "top-1",
-        "reference_percent": percent(hits(top_classes(logits, 1), subset.labels)),
-    }
-
-
-def reference_logits(subset: Subset, preprocessing: Preprocessing, checkpoint: Checkpoint) -> np.ndarray:
-    """The logits of the float32 PyTorch model as published. (n, classes), float32."""
-    # On the CPU whatever there is, so that the same inputs give the same bytes.
-    run, batch = runner_of(checkpoint.model, torch.device("cpu")), images_at_a_time(preprocessing, BATCH)
-    spec = spec_of(checkpoint.model, preprocessing)
-    outputs = outputs_of(run, subset, preprocessing, TASKS[spec.task], spec, "float32 reference", batch)
-    return np.concatenate([x["logits"] for x in outputs])

@@ -49,15 +49,16 @@ class Subset:
 def load_subset(folder: Path, images: int, num_classes: int, preprocessing: Preprocessing) -> tuple[Subset, np.ndarray]:
     """The subset in an unpacked bundle and the float32 logits, (n, classes), if they are of the size it declares."""
     size = (preprocessing.height, preprocessing.width, 3)
-    pixels = _load(folder / IMAGES, (images, *size), np.dtype(np.uint8))
-    labels = _load(folder / LABELS, (images,), np.dtype(np.int64))
-    logits = _load(folder / LOGITS, (images, num_classes), np.dtype(np.float32))
+    pixels = read_array(folder / IMAGES, (images, *size), np.dtype(np.uint8))
+    labels = read_array(folder / LABELS, (images,), np.dtype(np.int64))
+    logits = read_array(folder / LOGITS, (images, num_classes), np.dtype(np.float32))
     if labels.min() < 0 or labels.max() >= num_classes or not np.isfinite(logits).all():
         raise RmtEdgeError(f"The validation subset in {folder} has labels beyond {num_classes} classes or NaN logits.")
-    return Subset(pixels, labels, _names(folder / NAMES, images)), logits
+    return Subset(pixels, labels, read_names(folder / NAMES, images)), logits
 
 
-def _names(path: Path, count: int) -> list[str]:
+def read_names(path: Path, count: int) -> list[str]:
+    """The names of the images, so many."""
     try:
         names = json.loads(path.read_text())
     except (ValueError, OSError, RecursionError) as error:
@@ -67,7 +68,8 @@ def _names(path: Path, count: int) -> list[str]:
     return names
 
 
-def _load(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def read_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array of that shape and type, opened memory-mapped."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

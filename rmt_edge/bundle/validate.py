@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop
-from rmt_edge.accuracy.predictions import Run, accuracy, outputs_of, padded, write_predictions
+from rmt_edge.accuracy.predictions import Run, accuracy, judged_rows, outputs_of, padded, write_predictions
 from rmt_edge.accuracy.subject import Subject, spec_in, subject_of
 from rmt_edge.artifact import CHECKPOINT, DATA, ENGINE, ONNX, SUBSET, Artifact, parent_of, read_artifact
-from rmt_edge.bundle.bundle import SUFFIX, Index, read_folder, subset_of, unpack
-from rmt_edge.bundle.subset import IMAGES
+from rmt_edge.bundle.bundle import SUFFIX, Index, found_subset_of, read_folder, subset_of, unpack
+from rmt_edge.bundle.found_subset import FoundSubset
+from rmt_edge.bundle.subset import IMAGES, Subset
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error, sqnr_db
 from rmt_edge.tasks.task import Named, Rows, Spec, Task
-from rmt_edge.tasks.tasks import TASKS
+from rmt_edge.tasks.tasks import CLASSIFICATION, TASKS
 from rmt_edge.writing import output_folder
 
 logger = logging.getLogger(__name__)
@@ -71,20 +72,27 @@ def _validate(
     index = read_folder(folder)
     check_in_bundle(subject, index, folder)
     output_folder(path.parent)
-    subset, reference_logits = subset_of(folder, index)
     preprocessing = Preprocessing.from_dict(index.preprocessing)
     run, batch = padded(runner, subject.batches.start), subject.batch_of(preprocessing)
-    spec = spec_in(subject.file.details)
+    spec = spec_in(index.facts())
     task = TASKS[spec.task]
     title = f"validate {subject.file.path.name}"
-    found = list(outputs_of(run, subset, preprocessing, task, spec, title, batch))
-    logits = np.concatenate([x["logits"] for x in found])
-    reference, rows = (judged_rows(task, spec, x, subset.labels) for x in (reference_logits, logits))
+    subset: Subset | FoundSubset
+    distance: dict[str, float | None] = {}
+    if spec.task == CLASSIFICATION:
+        subset, reference_logits = subset_of(folder, index)
+        found = list(outputs_of(run, subset, preprocessing, task, spec, title, batch))
+        logits = np.concatenate([x["logits"] for x in found])
+        reference, rows = (_rows_of_logits(task, spec, x, subset.labels) for x in (reference_logits, logits))
+        distance = logit_distance(logits, reference_logits)
+    else:
+        subset, reference = found_subset_of(folder, index)
+        rows = judged_rows(task, spec, run, subset, preprocessing, title, batch)
     dataset = index.validation["dataset"]
     named = Named(subset.names.__getitem__, index.validation["class_names"])
     details = (
         accuracy(task, reference, rows, named, max_drop, confidence)
-        | logit_distance(logits, reference_logits)
+        | distance
         | subject.facts
         | {"task": spec.task, "images": len(subset), "dataset_images": dataset["images"]}
     )
@@ -103,7 +111,7 @@ def _validate(
     return predictions
 
 
-def judged_rows(task: Task, spec: Spec, logits: np.ndarray, labels: np.ndarray) -> Rows:
+def _rows_of_logits(task: Task, spec: Spec, logits: np.ndarray, labels: np.ndarray) -> Rows:
     """What the task keeps of a classifier's logits (n, classes), with the labels beside it."""
     records = task.rows_of({"logits": logits}, spec, (), labels, 0)
     rows = {name: np.ascontiguousarray(records[name]) for name in records.dtype.names or ()}

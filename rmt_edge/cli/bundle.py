@@ -28,6 +28,7 @@ def pack(args: argparse.Namespace) -> None:
         args.labels,
         args.trust_libraries,
         args.sign,
+        args.annotations,
     )
     print(path)
 
@@ -57,6 +58,7 @@ def add_commands(commands) -> None:
     sub.add_argument("--checkpoint", type=Path, required=True, help="the checkpoint they were made from")
     sub.add_argument("--data", type=Path, required=True, metavar="IMAGES", help="labelled images: the subset's source")
     sub.add_argument("--labels", type=Path, metavar="FILE", help="labels of a flat folder: lines `name label`")
+    sub.add_argument("--annotations", type=Path, metavar="PATH", help="COCO's JSON file, or a folder of label maps")
     sub.add_argument("--images", type=int, metavar="N", help="images of the validation subset (512)")
     sub.add_argument("--recipes", nargs="+", help="only the models of these recipes")
     sub.add_argument("--libraries", type=Path, metavar="FOLDER", help="the plugin libraries (build/plugin)")

@@ -46,9 +46,19 @@ def add_torch_device(sub: argparse.ArgumentParser) -> None:
 
 def add_data(sub: argparse.ArgumentParser, required: bool = True) -> None:
     sub.add_argument(
-        "--data", type=Path, required=required, metavar="IMAGES", help="labelled images: class folders, .npz or IDX"
+        "--data",
+        type=Path,
+        required=required,
+        metavar="IMAGES",
+        help="images to validate on: class folders, .npz, IDX, or a folder with --labels or --annotations",
     )
     sub.add_argument("--labels", type=Path, metavar="FILE", help="labels of a flat folder: lines `name label`")
+    sub.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="PATH",
+        help="what is in the images: COCO's JSON file, or a folder of label maps",
+    )
     sub.add_argument("--images", type=int, metavar="N", help="validate on N of them, drawn evenly over classes (all)")
     sub.add_argument(
         "--workers", type=int, metavar="N", help="processes that decode a folder's images (half the cores)"

@@ -91,7 +91,7 @@ def _validate_with_reference(subject: Path, args: argparse.Namespace) -> Artifac
         ) from error
     return run(
         subject, args.data, args.reference, args.output, args.max_drop, args.confidence, args.labels, args.workers,
-        None, args.libraries,
+        None, args.libraries, args.annotations,
     )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def _validate_onnx(subject: Path, args: argparse.Namespace) -> Artifact:
     from rmt_edge.runtime.onnx_runner import open_onnx
 
     if args.bundle is not None:
-        if args.checkpoint or args.data or args.labels:
+        if args.checkpoint or args.data or args.labels or args.annotations:
             raise RmtEdgeError(
                 "--bundle holds the labels and the float32 model's logits.",
                 do="Leave --checkpoint, --data and --labels out.",
@@ -115,7 +115,7 @@ def _validate_onnx(subject: Path, args: argparse.Namespace) -> Artifact:
         )
     return validate_against_checkpoint(
         subject, args.checkpoint, args.data, args.output, args.max_drop, args.confidence, args.labels, args.workers,
-        args.images, args.torch_device,
+        args.images, args.torch_device, args.annotations,
     )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def deploy(args: argparse.Namespace) -> None:
     deployment = run(
         checkpoint, args.data, args.calibration, args.output, args.recipes, args.device, args.kernels, args.libraries,
         args.labels, preprocessing_of(args, checkpoint), None, args.max_drop, args.confidence, args.workers,
-        args.images, args.torch_device, args.trust_libraries,
+        args.images, args.torch_device, args.trust_libraries, args.annotations,
     )  # fmt: skip
     for path in deployment.paths:
         print(path)

@@ -209,7 +209,9 @@ def image_count(dataset: Dataset, images: int | None, default: int | None = None
 
 def read_images(paths: Sequence[str | Path], preprocessing: Preprocessing) -> np.ndarray:
     """Image files as a network takes them: resized, cropped, scaled. (len(paths), 3, height, width) float32."""
-    return normalise(decode([Path(x) for x in paths], preprocessing), preprocessing)
+    files = [Path(x) for x in paths]
+    frames = [] if preprocessing.within is None else [preprocessing.frame(*image_size(x)[::-1]) for x in files]
+    return normalise(decode(files, preprocessing), preprocessing, frames)
 
 
 def check_labels(dataset: Dataset, num_classes: int) -> np.ndarray:

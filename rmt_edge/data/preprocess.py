@@ -100,6 +100,15 @@ class Preprocessing:
         )
 
 
+# The public test pipelines; a detector's and segmenter's for pictures that lie on their side: COCO's 1333 x 800 padded
+# to whole 32s, ADE20K's 2048 x 512 at the 4:3 of most of its pictures. A picture that stands is resized to fit.
+PUBLIC = {
+    "classification": Preprocessing(),
+    "detection": Preprocessing(800, 1344, crop_ratio=1.0, within=(1333, 800)),
+    "segmentation": Preprocessing(512, 683, crop_ratio=1.0, within=(2048, 512)),
+}
+
+
 def images_at_a_time(preprocessing: Preprocessing, most: int, pixels: int = PIXELS_AT_A_TIME) -> int:
     """How many images go through a network at once: `most`, or as many as have that many pixels, but at least one."""
     return max(1, min(most, pixels // (preprocessing.height * preprocessing.width)))
@@ -110,6 +119,7 @@ def normalise(images: np.ndarray, preprocessing: Preprocessing, frames: Sequence
 
     frames: where each picture lies, with `within`; what is beside it becomes zero.
     """
+    assert preprocessing.within is None or len(frames) == len(images), "what is beside a picture must become zero"
     mean = np.asarray(preprocessing.mean, np.float32) * 255
     std = np.asarray(preprocessing.std, np.float32) * 255
     inputs = np.ascontiguousarray(((images - mean) / std).transpose(0, 3, 1, 2), dtype=np.float32)

@@ -38,11 +38,17 @@ NEEDS = {
     "bench engine": ("engine",),
     "validate engine": ("engine",),
     "validate engine --data": ("engine",),
+    "predict engine": ("engine",),
     "plugin": ("compiler",),
 }
 # Commands with several ways, and what each imports beside what the command does.
 WAYS: dict[str, dict[str, tuple[str, ...]]] = {
     "bench": {"engine": ("rmt_edge.runtime.engine_runner",), "onnx": ("rmt_edge.runtime.onnx_runner",)},
+    "predict": {
+        "engine": ("rmt_edge.runtime.engine_runner",),
+        "onnx": ("rmt_edge.runtime.onnx_runner",),
+        "checkpoint": ("rmt_edge.accuracy.reference",),
+    },
     "validate": {
         "engine": ("rmt_edge.bundle.validate",),
         "engine --data": ("rmt_edge.accuracy.validate",),
@@ -50,7 +56,11 @@ WAYS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 OWN_STAND_INS = {"tomli"}  # of tomllib, on Python 3.10: rmt-edge does not start without it
-DISTRIBUTIONS = {"PIL": "pillow", "modelopt": "nvidia-modelopt"}  # where it is not the module's name
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "modelopt": "nvidia-modelopt",
+}  # where it is not the module's name
 WORKSTATION = {"torch", "modelopt", "triton", "onnx", "onnxruntime", "safetensors", "PIL", "matplotlib"}
 OLDEST_PYTHON, OLDEST_TENSORRT = (3, 10), (10, 3)
 DISK_MIB = 4096  # engines of RMT-L in three precisions, their ONNX files and a bundle: 2 x (382 + 191 + 96) MB and more

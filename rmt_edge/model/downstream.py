@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from rmt_edge.data.preprocess import Preprocessing
+from rmt_edge.data.preprocess import PUBLIC
+from rmt_edge.model.spec import TASK_OF
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.model.widths import Widths
 
@@ -20,6 +21,6 @@ class Downstream(nn.Module):
         self.variant_name: str = backbone.variant_name
         self.num_classes, self.widths = classes, widths
         self.dims = VARIANTS[self.variant_name].dims
-        self.preprocessing = Preprocessing()
+        self.preprocessing = PUBLIC[TASK_OF[self.head_name]]
         self.weights_taken: str | None = None
         self.class_names: tuple[str, ...] | None = None

@@ -85,7 +85,28 @@ class Plot:
     kind = "plot"
 
 
-Block = Prose | Listing | Table | Missing | Hashes | Plot
+@dataclass(frozen=True)
+class Pair:
+    """A picture as two models see it. left, right: JPEGs in base64."""
+
+    name: str
+    left: str
+    right: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures side by side, the models' names above them."""
+
+    pairs: Sequence[Pair]
+    title: str
+    left: str
+    right: str
+    caption: str
+    kind = "pairs"
+
+
+Block = Prose | Listing | Table | Missing | Hashes | Plot | Pairs
 
 
 @dataclass(frozen=True)

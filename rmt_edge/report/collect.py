@@ -29,6 +29,7 @@ from rmt_edge.report.figures import drops
 from rmt_edge.report.flips import flips_between
 from rmt_edge.report.markdown import markdown
 from rmt_edge.report.page import page
+from rmt_edge.report.pictures import pictures_between
 from rmt_edge.report.plot import plot_style, write_svg
 from rmt_edge.report.ranges import ranges_of
 from rmt_edge.report.records import (
@@ -105,12 +106,13 @@ def _rank(precision: str) -> int:
 
 
 def _without_samples(content: dict[str, Any]) -> dict[str, Any]:
-    """The content without the samples of each run, which lie in the records' own files."""
+    """The content without the samples of each run and the pictures, which lie in files of their own."""
     latency = [
         record | {"runs": [{k: v for k, v in run.items() if k != "samples_ms"} for run in record["runs"]]}
         for record in content[LATENCY]
     ]
-    return content | {LATENCY: latency}
+    rows = [{key: x for key, x in row.items() if key != "pictures"} for row in content["rows"]]
+    return content | {LATENCY: latency, "rows": rows}
 
 
 def _rows(folder: ArtifactFolder) -> Iterator[dict[str, Any]]:
@@ -138,6 +140,7 @@ def _rows(folder: ArtifactFolder) -> Iterator[dict[str, Any]]:
             **{name: onnx.details[name] for name in ("relative_error", "plugin_form_relative_error")},
             "accuracy": accuracy_in(predictions.details) if predictions else None,
             "flips": flips_between(folder, reference, predictions) if predictions else None,
+            "pictures": pictures_between(folder, reference, predictions) if predictions else [],
             "ranges": ranges_of(quantized.path, onnx.details["variant"]),
             "seconds": {
                 "quantize": quantized.manifest.seconds,

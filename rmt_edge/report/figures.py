@@ -72,6 +72,27 @@ def bars(names: Sequence[str], series: Mapping[str, Sequence[float]], unit: str,
     return figure
 
 
+def curves(
+    places: Sequence[float], panels: Sequence[tuple[str, Sequence[float], Sequence[float]]], names: tuple[str, str]
+) -> Figure:
+    """Precision against recall of two models, a panel a class: the first one's dashed, the other's solid."""
+    rows = -(-len(panels) // 2)
+    figure = canvas(40 + 150 * rows)
+    grid = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes, (name, first, second) in zip(grid, panels, strict=False):
+        axes.plot(places, first, color=MUTED, linestyle="--", linewidth=1.4, label=names[0])
+        axes.plot(places, second, color=SERIES[0], linewidth=1.8, label=names[1])
+        axes.set_title(_short(name))
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.03)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel("recall", fontsize=11.5)
+    figure.supylabel("precision", fontsize=11.5)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return figure
+
+
 def stacked(names: Sequence[str], parts: Mapping[str, Sequence[float]], unit: str) -> Figure:
     """Horizontal bars of parts that add up."""
     columns = 2

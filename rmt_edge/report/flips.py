@@ -7,18 +7,21 @@ import numpy as np
 from rmt_edge.artifact import DATA, PREDICTIONS, Artifact, ArtifactFolder
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.tasks.classification import flips as outcomes
+from rmt_edge.tasks.tasks import CLASSIFICATION
 
 # Of the pairs of classes; a page of 1,000 classes shows the most frequent.
 SHOWN_PAIRS = 200
 
 
 def flips_between(folder: ArtifactFolder, reference_name: str, predictions: Artifact) -> dict[str, Any] | None:
-    """What changed between the reference's predictions and others; None where there is no file of that name.
+    """What changed between the reference's predictions and others; None where there is no file of that name, and of
+    detectors and segmenters, which name no class of an image.
 
     What became of the images is counted if either file holds their labels.
     Both must be of the same images in the same order: their manifests name the same data set.
     """
-    if not (folder.path / reference_name).is_file():
+    is_classifier = predictions.details.get("task", CLASSIFICATION) == CLASSIFICATION
+    if not is_classifier or not (folder.path / reference_name).is_file():
         return None
     reference = folder.read(reference_name, PREDICTIONS)
     before_images, images = (x.manifest.parent(DATA) for x in (reference, predictions))

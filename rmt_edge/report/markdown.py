@@ -4,6 +4,8 @@ from typing import Any
 
 from rmt_edge.artifact import ENGINE, ONNX
 from rmt_edge.report.decision import how_it_ran, is_peer
+from rmt_edge.tasks.detection_facts import AGREEMENT
+from rmt_edge.tasks.segmentation import STEP
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -172,6 +174,14 @@ DEFINITIONS = {
     "classification": (
         "Top-1, top-5: the share of images whose label has the largest logit, or one of the five largest.",
         "Agreement: images on which both name the same class first.",
+    ),
+    "detection": (
+        "Box AP, mask AP: average precision as COCO has it, a mean over classes, overlaps of 0.5 to 0.95 and recalls.",
+        f"Agreement: {AGREEMENT}.",
+    ),
+    "segmentation": (
+        "mIoU: intersections over unions of the true and the found pixels, summed over all images, mean over classes.",
+        f"Agreement: pixels of one class in both, of every {STEP}th of the network's input.",
     ),
 }
 LATENCY_HEADER = ("candidate", "runner", "batch", "p50", "p90", "p99", "variation", "images/s", "on")

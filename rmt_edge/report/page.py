@@ -3,9 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from rmt_edge.report import page_accuracy, page_files, page_flips, page_latency, page_sensitivity
+from rmt_edge.report import page_accuracy, page_files, page_flips, page_found, page_latency, page_sensitivity
 from rmt_edge.report.blocks import Block, Section, rendered
 from rmt_edge.report.plot import plot_style
+from rmt_edge.tasks.tasks import CLASSIFICATION
+
+
+def _changes(content: dict[str, Any]) -> list[Block]:
+    """Images that change their class, or in which something else is found."""
+    tasks = {row["accuracy"].get("task", CLASSIFICATION) for row in content["rows"] if row["accuracy"]}
+    return page_flips.flips(content) if tasks <= {CLASSIFICATION} else page_found.found(content)
+
 
 # Name, title and maker of each section. A section without data says which command makes them.
 SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], list[Block]]], ...] = (
@@ -13,7 +21,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], list[Block]]], ...] =
     ("accuracy", "Side by side", page_accuracy.side_by_side),
     ("pareto", "Accuracy against latency", page_latency.pareto),
     ("sensitivity", "Which layers INT8 hurts", page_sensitivity.sensitivity),
-    ("flips", "Which images change", page_flips.flips),
+    ("flips", "Which images change", _changes),
     ("latency", "Latency, run by run", page_latency.latency),
     ("devices", "Accuracy on devices", page_latency.devices),
     ("ranges", "Ranges that calibration found", page_files.ranges),

@@ -171,7 +171,9 @@ def evaluate(subject: Subject, sets: LayerSets, dataset: Dataset, path: Path, ti
             for first in range(len(partial), count, batch):
                 start = time.monotonic()
                 pixels = dataset.pixels(list(range(first, min(first + batch, count))), subject.preprocessing)
-                rows = _run_batch(layers, steps, sets, normalise(pixels, subject.preprocessing), subject.device, bar)
+                frames = dataset.frames(subject.preprocessing, first, len(pixels))
+                images = normalise(pixels, subject.preprocessing, frames)
+                rows = _run_batch(layers, steps, sets, images, subject.device, bar)
                 rows["seconds"] = (time.monotonic() - start) / len(rows)
                 partial.append(rows)
         rows = partial.rows()

@@ -29,7 +29,7 @@ def record(spec: Spec) -> np.dtype:
     """The boxes of an image, best first: x1 y1 x2 y2 in the original picture, and what else there is of each."""
     fields: list[Any] = [
         ("boxes", "<f4", (MAX_BOXES, 4)), ("scores", "<f4", (MAX_BOXES,)), ("labels", "<i2", (MAX_BOXES,)),
-        ("count", "<i4"),
+        ("count", "<i4"), ("original_size", "<i4", (2,)),
     ]  # fmt: skip
     masks = [("masks", "u1", (MAX_BOXES, MASK_SIDE, MASK_SIDE))] if spec.has_masks else []
     return np.dtype([*fields, *masks])
@@ -72,6 +72,7 @@ def rows_of(outputs: Outputs, spec: Spec, frames: Sequence[Frame], truth: Any = 
         n = len(order)
         row["count"], row["scores"][:n], row["labels"][:n] = n, scores[order], outputs["labels"][i][order]
         row["boxes"][:n] = original_boxes(boxes[order], frame)
+        row["original_size"] = frame.original_height, frame.original_width
         if spec.has_masks:
             row["masks"][:n] = np.rint(np.clip(outputs["masks"][i][order], 0, 1) * LEVELS)
     return rows

@@ -22,7 +22,8 @@ def facts(reference: Rows, subject: Rows, named: Named) -> dict[str, Any]:
     pairs = [lone_boxes(reference, subject, i) for i in range(len(subject["count"]))]
     sure = sum(x["reference_boxes"] + x["boxes"] for x in pairs)
     alone = sum(x["boxes_lost"] + x["boxes_new"] for x in pairs)
-    worst = sorted(range(len(pairs)), key=lambda i: -(pairs[i]["boxes_lost"] + pairs[i]["boxes_new"]))[:WORST]
+    changed = {i: n for i, x in enumerate(pairs) if (n := x["boxes_lost"] + x["boxes_new"])}
+    worst = sorted(changed, key=lambda i: -changed[i])[:WORST]
     metric = next(x for x in ("mask AP", "box AP") if f"{x}/images" in subject)
     both = matches_in(reference, metric), matches_in(subject, metric)
     return {

@@ -22,13 +22,18 @@ def original_labels(outputs: Mapping[str, np.ndarray], spec: Spec, frame: Frame)
         logits = resized(outputs["logits"], spec.height, spec.width)[:, : frame.height, : frame.width]
         return logits.argmax(axis=0), resized(logits, *size).argmax(axis=0)
     labels = outputs["labels"][: frame.height, : frame.width]
-    if labels.shape == size:
-        return labels, labels
+    return labels, nearest(labels, *size)
+
+
+def nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A map read at the nearest pixel. (h, w) -> (height, width)."""
+    if labels.shape == (height, width):
+        return labels
     rows, columns = (
         np.minimum(((np.arange(n) + 0.5) * (m / n)).astype(np.int64), m - 1)
-        for n, m in zip(size, labels.shape, strict=True)
+        for n, m in zip((height, width), labels.shape, strict=True)
     )
-    return labels, labels[rows][:, columns]
+    return labels[rows][:, columns]
 
 
 def resized(maps: np.ndarray, height: int, width: int) -> np.ndarray:

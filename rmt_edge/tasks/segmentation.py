@@ -141,7 +141,7 @@ def facts(reference: Rows, subject: Rows, named: Named) -> dict[str, Any]:
         differs = int((reference["map"][i, :h, :w] != subject["map"][i, :h, :w]).sum())
         rows.append({"index": i, "name": named.image(i), "changed_percent": round(100 * differs / (h * w), 4)})
     changed, pixels = np.array([x["changed_percent"] for x in rows]), sizes.prod(axis=1)
-    order = np.argsort(-changed, kind="stable")[:WORST]
+    order = [i for i in np.argsort(-changed, kind="stable")[:WORST] if changed[i]]
     return {
         "agreement_percent": 100.0 - float((changed * pixels).sum() / pixels.sum()),
         "per_class": _per_class(reference, subject, named),

@@ -5,8 +5,11 @@ import pytest
 from PIL import Image
 
 from rmt_edge.data.dataset import fit
-from rmt_edge.data.preprocess import Preprocessing, images_at_a_time, normalise
+from rmt_edge.data.decoding import decode
+from rmt_edge.data.preprocess import PUBLIC, Preprocessing, images_at_a_time, normalise
 from rmt_edge.errors import RmtEdgeError
+from tests.downstream import FOLDER as GOLDEN
+from tests.golden.downstream.weights_downstream import picture
 
 
 def test_pixels_become_standardised_channels_first():
@@ -75,3 +78,35 @@ def test_large_inputs_go_through_a_few_at_a_time(height, width, most, expected):
 def test_a_caller_may_ask_for_fewer_pixels():
     assert images_at_a_time(Preprocessing(224, 224), 64, 4 * 224 * 224) == 4
     assert images_at_a_time(Preprocessing(40, 48), 64, 4 * 224 * 224) == 64
+
+
+def test_a_picture_that_is_kept_whole_is_the_public_pipelines(tmp_path):
+    """Golden: cv2's resize on whole numbers, normalised, padded to whole 32s (tests/golden/downstream/README.md)."""
+    whole = Preprocessing(224, 288, within=(333, 200))
+    frame = whole.frame(120, 163)
+    assert (frame.height, frame.width) == (200, 272)
+    Image.fromarray(picture(120, 163, 71)).save(tmp_path / "x.png")
+    pixels = decode([tmp_path / "x.png"], whole)
+    with np.load(GOLDEN / "preprocess_120x163.npz") as golden:
+        np.testing.assert_array_equal(pixels[0, :200, :272], golden["resized"])
+        inputs = normalise(pixels, whole, [frame])
+        np.testing.assert_allclose(inputs[0, :, -40:, -40:], golden["normalised_corner"], atol=2.5e-7)
+    assert not inputs[0, :, 200:].any() and not inputs[0, :, :, 272:].any() and inputs[0, :, 199, 271].all()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((480, 640), (800, 1067)), ((427, 640), (800, 1199)), ((300, 900), (444, 1333)), ((640, 480), (800, 600))],
+)
+def test_sides_are_rounded_as_mmcv_has_them(size, expected):
+    """Factor = min(1333/long, 800/short), int(side · factor + 0.5); a picture that stands must fit 800 rows."""
+    frame = PUBLIC["detection"].frame(*size)
+    assert (frame.height, frame.width) == expected
+
+
+def test_preprocessing_that_keeps_a_picture_whole_travels_in_json():
+    assert Preprocessing.from_dict(PUBLIC["detection"].to_dict()) == PUBLIC["detection"]
+    assert "within" not in PUBLIC["classification"].to_dict(), "a classifier's records stay as they were"
+    for within in ((800, 1333), (0, 0), (5,), (10.5, 3)):
+        with pytest.raises(RmtEdgeError, match="within is"):
+            Preprocessing(within=within)

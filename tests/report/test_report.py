@@ -99,7 +99,7 @@ def test_records_are_in_the_report_but_for_their_samples(recorded):
     assert all("samples_ms" not in run for record in content["latency"] for run in record["runs"])
     p50 = content["latency"][0]["runs"][0]["p50_ms"]
     assert f"{p50:.3f} ms" in text and "Fixture Board, MAXN" in text
-    assert "| int8 | 500 | 91.80 % | +0.20 |" in text
+    assert "| int8 | 500 | top-1 91.80 % | +0.20 |" in text
     assert "Engines were timed, but nothing was decided from it: run `rmt-edge verdict`" in text
 
 
