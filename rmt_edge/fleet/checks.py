@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rmt_edge.device.backend import BACKENDS
 from rmt_edge.device.preflight import BUILD_DISK_MIB, JETPACK_INSTALL
 from rmt_edge.device.profile import AUTO, MEMORY_SHOWN, load_profile
 from rmt_edge.errors import RmtEdgeError
@@ -13,12 +14,15 @@ from rmt_edge.plugin.load import LIBRARIES, library_name
 CLOCK_SECONDS = 120
 WHEEL_MIB = 32  # the wheel and its environment take 3
 NATIVE = "native"
+NEEDED = ("numpy", "tqdm")
+TENSORRT = tuple(module for backend in BACKENDS.values() for module in backend.modules)
+MODULES = (*NEEDED, *TENSORRT, "onnxruntime")  # that a board is asked for
 
 
 def check_probe(board: Board, options: Options, cargo: Cargo, probe: dict[str, Any], clock_ahead_s: float) -> None:
     """Refuse a board that cannot serve, by what it said of itself. clock_ahead_s: of its clock before this one."""
     _check_clock(board, clock_ahead_s)
-    missing = [x for x in ("numpy", "tqdm") if x not in probe["modules"]]
+    missing = [x for x in NEEDED if x not in probe["modules"]]
     if missing:
         raise RmtEdgeError(
             f"{board.python} on {board.name} has no {' and no '.join(missing)}.",
@@ -55,7 +59,7 @@ def _check_clock(board: Board, ahead_s: float) -> None:
 
 def _check_runtime(board: Board, options: Options, probe: dict[str, Any]) -> None:
     """What runs the model, or builds it."""
-    has_tensorrt = {"tensorrt", "tensorrt_rtx"} & set(probe["modules"])
+    has_tensorrt = set(TENSORRT) & set(probe["modules"])
     if "build" in steps_of(board, options) and not has_tensorrt:
         raise RmtEdgeError(f"{board.name} has no TensorRT that {board.python} finds.", "", JETPACK_INSTALL)
     if board.runs != ENGINES and "onnxruntime" not in probe["modules"]:

@@ -26,19 +26,18 @@ from rmt_edge.fleet.remote import (
     write_json,
 )
 
-MODULES = ("numpy", "tqdm", "tensorrt", "tensorrt_rtx", "onnxruntime", "pycuda")
 # Of sys.path as commands will have it, with the user's packages, which this isolated process leaves out.
 FIND = "import sys, importlib.util as u; print(*(x for x in sys.argv[1:] if u.find_spec(x)))"
 RENEW_SECONDS = 60  # between two renewals of the lock while a file comes in
 
 
 def probe(request: dict[str, Any]) -> dict[str, Any]:
-    """What must be known before anything is copied. Nothing is written."""
+    """What must be known before anything is copied; of "modules" those that are there. Nothing is written."""
     work = work_folder(request["folder"])
     there = work
     while not there.exists():
         there = there.parent
-    command = [sys.executable, "-c", FIND, *MODULES]
+    command = [sys.executable, "-c", FIND, *request["modules"]]
     found = subprocess.run(command, cwd="/", capture_output=True, text=True).stdout.split()
     memory = [x.split()[1] for x in Path("/proc/meminfo").read_text().splitlines() if x.startswith("MemTotal:")]
     return {
@@ -72,15 +71,28 @@ def put(request: dict[str, Any], source: BinaryIO) -> dict[str, Any]:
         return {}
     end(read_json(writer), seconds=5)
     write_json(writer, identity(os.getpid()))
+    try:
+        _receive(request, source, part)
+    finally:
+        writer.unlink(missing_ok=True)
+    if sha256_of(part) != request["sha256"]:
+        part.unlink()
+        raise RefusedError("damaged", f"{target.name} did not arrive as it was sent.")
+    part.replace(target)
+    return {}
+
+
+def _receive(request: dict[str, Any], source: BinaryIO, part: Path) -> None:
+    """Answer how much is there already and write the rest behind it."""
+    size, last = request["size"], time.monotonic()
     there = part.stat().st_size if part.exists() else 0
     there = there if there <= size else 0
     answer({"from": there})
-    last = time.monotonic()
     with part.open("r+b" if there else "wb") as file:
         file.seek(there)
         while there < size:
             if time.monotonic() - last > RENEW_SECONDS:
-                renew(work, request["run"])
+                renew(work_folder(request["folder"]), request["run"])
                 last = time.monotonic()
             chunk = source.read(min(CHUNK, size - there))
             if not chunk:
@@ -89,12 +101,6 @@ def put(request: dict[str, Any], source: BinaryIO) -> dict[str, Any]:
             file.flush()
             there += len(chunk)
         os.fsync(file.fileno())
-    if sha256_of(part) != request["sha256"]:
-        part.unlink()
-        raise RefusedError("damaged", f"{target.name} did not arrive as it was sent.")
-    part.replace(target)
-    writer.unlink(missing_ok=True)
-    return {}
 
 
 def sha256_of(path: Path) -> str:

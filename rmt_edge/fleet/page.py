@@ -100,11 +100,11 @@ def _verdict(content: dict[str, Any]) -> list[Block]:
                 rows.append(
                     [name, mode, x["runner"], str(x["batch"]), x["verdict"].upper(), speedup, interval, x["reason"]]
                 )
+    header = ["board", "power mode", "runner", "batch", "verdict", "times as fast", "95 % interval", "why"]
     if not rows:
         return [Missing("No verdict has come back.", "rmt-edge fleet BOARDS.toml run BUNDLE")]
     text = "A smaller format is taken where it is at least 1.02 times as fast as FP16 and inside the accuracy budget."
-    header = ["board", "power mode", "runner", "batch", "verdict", "times as fast", "95 % interval", "why"]
-    return [Prose(text), Table(header, rows)]
+    return [Prose(text), Table(*_known(header, rows))]
 
 
 def _problems(content: dict[str, Any]) -> list[Block]:
@@ -120,7 +120,8 @@ def _problems(content: dict[str, Any]) -> list[Block]:
 def _boards(content: dict[str, Any]) -> list[Block]:
     rows = []
     for name, x in content["boards"].items():
-        machine = x.get("machine") or {}
+        measured = [record["machine"] for found in x["modes"].values() for record in found["latency"]]
+        machine = (x.get("machine") or {}) | (measured[0] if measured else {})  # `bench` alone names the CPU
         modes = [mode for other, _, mode, _ in _modes(content) if other == name]
         gpus = [f"{gpu['name']}, SM {gpu['compute_capability']}" for gpu in machine.get("gpus") or []]
         tensorrt = ", ".join(f"{key} {value}" for key, value in (machine.get("tensorrt") or {}).items())
@@ -131,7 +132,7 @@ def _boards(content: dict[str, Any]) -> list[Block]:
              cell(machine.get("memory_mib")), f"{seconds:.0f}" if seconds else "–"]
         )  # fmt: skip
     header = ["board", "status", "device", "GPU", "JetPack", "TensorRT", "power modes", "memory, MiB", "seconds"]
-    return [Table(header, rows)]
+    return [Table(*_known(header, rows))]
 
 
 def _best_runs(found: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -158,24 +159,32 @@ def _results(content: dict[str, Any]) -> list[Block]:
         for record, run in _best_runs(found):
             accuracy, seen = _accuracy(board, record), run["telemetry"] or {}
             interval = accuracy.get("drop_interval_points")
+            spread = f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
             rows.append(
                 [name, mode, record["recipe"]["name"], how_it_ran(run, record.get("kernels")), str(run["batch"]),
                  f"{run['p50_ms']:.3f}", f"{run['p99_ms']:.3f}", f"{run['images_per_s']:.0f}",
                  cell(seen.get("energy_per_image_j")), cell(seen.get("power_w")),
                  cell((seen.get("temperature_c") or {}).get("max")),
                  "–" if accuracy["percent"] is None else f"{accuracy['percent']:.2f} ({accuracy['metric']})",
-                 "–" if "drop_points" not in accuracy else f"{accuracy['drop_points']:+.2f}",
-                 f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "–"]
+                 "–" if "drop_points" not in accuracy else f"{accuracy['drop_points']:+.2f}{spread}"]
             )  # fmt: skip
     header = [
         "board", "power mode", "recipe", "how", "batch", "p50, ms", "p99, ms", "images/s", "J/image", "W", "highest °C",
-        "accuracy, %", "drop, points", "95 % interval",
+        "accuracy, %", "drop, points (95 %)",
     ]  # fmt: skip
     note = (
         f"Accuracy is of the very file that was measured, on the {content['images']} images of the bundle. J/image is "
         "the board's power while it ran over its images a second, where the board has a sensor."
     )
-    return [Table(header, rows), Prose(note)] if rows else []
+    without = ", ".join(x for i, x in enumerate(header) if all(row[i] == "–" for row in rows))
+    note += f" Nowhere known: {without}." if without else ""
+    return [Table(*_known(header, rows)), Prose(note)] if rows else []
+
+
+def _known(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """A table without the columns in which nothing is known."""
+    kept = [i for i in range(len(header)) if i == 0 or any(row[i] != "–" for row in rows)]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _pareto(content: dict[str, Any]) -> list[Block]:
@@ -204,12 +213,16 @@ def _pareto(content: dict[str, Any]) -> list[Block]:
 
 def _doubts(content: dict[str, Any]) -> list[Block]:
     lines = [
-        f"{name}, {mode}, {record['recipe']['name']}, batch {run['batch']}: {warning}"
+        f"{name}, {record['recipe']['name']}{_in(mode)}, batch {run['batch']}: {warning}"
         for name, _, mode, found in _modes(content)
         for record, run in _best_runs(found)
         for warning in run.get("warnings") or []
     ]
     return [Listing(lines, is_warning=True)] if lines else []
+
+
+def _in(mode: str) -> str:
+    return "" if mode == "–" else f" in {mode}"
 
 
 def _records(content: dict[str, Any]) -> list[Block]:

@@ -94,7 +94,9 @@ def identity(pid: int) -> dict[str, Any]:
 
 def is_alive(process: dict[str, Any] | None) -> bool:
     """Whether that very process is running."""
-    return process is not None and process["boot"] == boot() and started_at(process["pid"]) == process["started"]
+    if process is None or process["started"] is None:  # it had ended before anybody looked
+        return False
+    return process["boot"] == boot() and started_at(process["pid"]) == process["started"]
 
 
 def end(process: dict[str, Any] | None, seconds: float = 20, group: bool = False) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from rmt_edge.artifact import sha256_of
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.fleet.boards import Board
-from rmt_edge.fleet.checks import check_doctor, check_probe
+from rmt_edge.fleet.checks import MODULES, check_doctor, check_probe
 from rmt_edge.fleet.fleet import DONE, FAILED, LOST, RUNNING, STOPPED, Fleet, all_boards, only_here, patiently, request
 from rmt_edge.fleet.plan import plan_hash, profile_path
 from rmt_edge.fleet.records import take_in
@@ -112,7 +112,7 @@ async def prepare(fleet: Fleet, board: Board, uploads: asyncio.Semaphore) -> Non
 async def _probe(fleet: Fleet, board: Board) -> tuple[dict[str, Any], float]:
     """What a board says of itself, and by how much its clock is ahead at least: the answer's way is no fault of it."""
     sent = time.time()
-    found = await ask(board, fleet.message("probe", bundle=fleet.cargo.bundle_path), fleet.control)
+    found = await ask(board, fleet.message("probe", bundle=fleet.cargo.bundle_path, modules=MODULES), fleet.control)
     received = time.time()
     ahead = max(0.0, found["time"] - received) + min(0.0, found["time"] - sent)
     return found, ahead

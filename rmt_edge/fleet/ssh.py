@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -178,7 +179,7 @@ async def opened(board: Board, request: dict[str, Any], control: Path) -> AsyncI
             yield connection
         finally:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # a jump host's ssh too, which holds the pipes
             await process.wait()
 
 
