@@ -1,5 +1,6 @@
 """What a board gets and gives: what it is, files, the installed wheel, short commands, records."""
 
+import compileall
 import hashlib
 import importlib.util
 import os
@@ -135,6 +136,7 @@ def install(request: dict[str, Any]) -> dict[str, Any]:
             if name.startswith("/") or ".." in Path(name).parts or ".data/" in name:
                 raise RefusedError("install", f"{wheel.name} holds {name}, which no wheel of rmt-edge does.")
         archive.extractall(environment / "lib" / version / "site-packages")
+    compileall.compile_dir(environment / "lib" / version / "site-packages", quiet=2)
     write_json(environment / "installed.json", made_by)
     return {}
 
@@ -144,11 +146,11 @@ def environment_of(work: Path) -> dict[str, str]:
 
     CUDA_CACHE_PATH: the driver's compiled kernels (CUDA C++ Programming Guide, environment variables).
     """
-    places = {"TMPDIR": "tmp", "XDG_CACHE_HOME": "cache", "PYTHONPYCACHEPREFIX": "cache/pycache"}
-    places |= {"CUDA_CACHE_PATH": "cache/cuda", "MPLCONFIGDIR": "cache/matplotlib"}
+    places = {"TMPDIR": "tmp", "XDG_CACHE_HOME": "cache", "CUDA_CACHE_PATH": "cache/cuda"}
     for place in places.values():
         (work / place).mkdir(parents=True, exist_ok=True)
-    return dict(os.environ) | {key: str(work / place) for key, place in places.items()}
+    here = {key: str(work / place) for key, place in places.items()}
+    return dict(os.environ) | here | {"PYTHONDONTWRITEBYTECODE": "1"}  # none beside the board's own packages
 
 
 def command(request: dict[str, Any]) -> dict[str, Any]:
