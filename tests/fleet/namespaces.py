@@ -153,6 +153,11 @@ class NamespaceBoard:
             return connection.recv(64)
         return b""
 
+    def first_process(self) -> int:
+        """Of its namespaces: sshd, by the number that it has outside."""
+        assert self.process is not None
+        return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0])
+
     def power_off(self) -> None:
         """All its processes end at once, and nothing is said on its connections."""
         self.cut()

@@ -25,6 +25,7 @@ from rmt_edge.quantization.quantize import quantize
 from rmt_edge.quantization.recipe import load_recipe
 from tests.bundles import write_bundle
 from tests.conftest import REFERENCE
+from tests.fleet.faults import KINDS, Workstation, trouble, wrong
 from tests.fleet.namespaces import drawer, why_not
 from tests.fleet.plans import open_short, wrong_with
 
@@ -157,3 +158,20 @@ def test_a_key_that_the_board_does_not_take(tmp_path, boards, wheel):
     (board.folder / "authorized_keys").write_text("")
     assert "accepts no key of yours" in run_fleet(short_fleet(tmp_path, boards, wheel))["one"]
     assert list(board.home.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_thirty_faults_at_random_lose_double_and_spoil_nothing(tmp_path, boards, wheel):
+    """Three boards, and cables, power, supervisors and the workstation go at random (bench/fleet_soak.py: 200)."""
+    for name in ("a", "b", "c"):
+        boards.add(name)
+    bundle = write_bundle(tmp_path / "b.rmtedge")
+    toml = boards.boards_toml(tmp_path / "boards.toml", runs="onnx", python=sys.executable)
+    steps, lines = 3, 20
+    arguments = [toml, bundle, wheel, tmp_path / "out", steps, lines, 0.3]
+    workstation = Workstation(arguments, os.environ["PATH"], tmp_path / "log")
+    done = trouble(boards, workstation, count=30, seed=1, pause_s=(0.3, 1.5))
+    assert workstation.process.wait(timeout=120) == 0, (tmp_path / "log").read_text()
+    (folder,) = (tmp_path / "out").glob("b-*")
+    assert wrong(boards, folder, steps, lines) == []
+    assert sum(done.values()) >= 15 and len(done) == len(KINDS), done
