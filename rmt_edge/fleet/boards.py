@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rmt_edge.device.profile import AUTO, GENERIC, profile_names
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.settings import check_choice, read_toml
 
@@ -38,7 +39,7 @@ class Board:
 
     name: str
     ssh: str
-    device: str = "auto"
+    device: str = AUTO
     power_mode: str | None = None
     python: str = "python3"
     folder: str = FOLDER
@@ -64,6 +65,11 @@ class Board:
         if self.power_mode is not None:
             check_power_mode(self.power_mode)
         check_choice(f"runs of {self.name}", self.runs, (ENGINES, ONNX_FILES))
+        if self.device not in (AUTO, *profile_names()) and not self.device.endswith(".toml"):
+            if not self.device.startswith(GENERIC):
+                raise RmtEdgeError(
+                    f"device of {self.name} is {self.device!r}.", f"known: {AUTO}, {', '.join(profile_names())}."
+                )
         self._check_folder()
 
     def _check_folder(self) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from rmt_edge.device.backend import BACKENDS
 from rmt_edge.device.preflight import BUILD_DISK_MIB, JETPACK_INSTALL
-from rmt_edge.device.profile import AUTO, MEMORY_SHOWN, load_profile
+from rmt_edge.device.profile import AUTO, GENERIC, MEMORY_SHOWN, load_profile
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.fleet.boards import ENGINES, Board
 from rmt_edge.fleet.plan import Cargo, Options, steps_of
@@ -80,7 +80,8 @@ def _check_disk(board: Board, options: Options, cargo: Cargo, probe: dict[str, A
 
 def _check_memory(board: Board, probe: dict[str, Any]) -> None:
     """A board with less memory than its profile is another board than boards.toml says."""
-    profile = None if board.device == AUTO else load_profile(board.device)
+    is_named = board.device != AUTO and not board.device.startswith(GENERIC)
+    profile = load_profile(board.device) if is_named else None
     if profile is None or not profile.is_memory_shared or probe["memory_mib"] is None:
         return
     if probe["memory_mib"] < MEMORY_SHOWN * profile.memory_gib * 1024:

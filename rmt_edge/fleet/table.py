@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -57,7 +58,11 @@ class View:
 
     def draw(self) -> None:
         """Draw all rows over those drawn before."""
-        lines = table([x.cells() for x in self.rows.values()])
+        width, height = shutil.get_terminal_size()
+        rows = sorted(self.rows.values(), key=lambda x: x.share == 1.0)  # those that are done last, where room ends
+        lines = [line[: width - 1] for line in table([x.cells() for x in rows])]
+        if len(lines) > height - 1:
+            lines = [*lines[: height - 2], f"… and {len(lines) - height + 2} more"]
         up = f"\x1b[{self.drawn}A" if self.drawn else ""
         self.out.write(up + "".join(f"\x1b[2K{line}\n" for line in lines))
         self.out.flush()

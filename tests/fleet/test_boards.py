@@ -49,6 +49,7 @@ def test_boards_are_chosen_by_name(boards):
         ('ssh = "h"\nruns = "torch"', "allowed: engines, onnx"),
         ('ssh = "h"\npasword = "x"', "unknown pasword"),
         ('device = "auto"', "has no ssh"),
+        ('ssh = "h"\ndevice = "orin"', "known: auto, .*jetson-orin-nano-8gb"),
     ],
 )
 def test_what_could_do_harm_or_is_unknown_is_refused(boards, lines, match):
