@@ -31,11 +31,12 @@ DEVICE_SIDE = (
     *("engine.build", "engine.config", "engine.layers", "engine.log", "engine.plugin_layers"),
     *("bundle.archive", "bundle.bundle", "bundle.signature", "bundle.found_subset", "bundle.subset", "bundle.validate"),
     *("gate.baseline", "gate.gate"),
+    *("fleet.remote", "fleet.power", "fleet.deposit", "fleet.supervise"),
 )
 # Imports point down these floors, as CONTRIBUTING.md draws them: a package imports from its own and those below it.
 FLOORS = (
     {"cli"},
-    {"pipeline"},
+    {"pipeline", "fleet"},
     {"engine", "bundle", "gate", "search", "report", "pictures"},
     {"graph", "latency", "accuracy"},
     {"runtime"},

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 from rmt_edge import __version__
-from rmt_edge.cli import accuracy, bench, build, bundle, devices, estimate, gate, pipeline, predict
+from rmt_edge.cli import accuracy, bench, build, bundle, devices, estimate, fleet, gate, pipeline, predict
 from rmt_edge.errors import CheckFailedError, RmtEdgeError
 
 # Modules with commands, in the order of the help.
-COMMANDS = (pipeline, build, bundle, devices, bench, estimate, accuracy, gate, predict)
+COMMANDS = (pipeline, build, bundle, devices, bench, fleet, estimate, accuracy, gate, predict)
 # Exit statuses. argparse ends with 2 for a command line that it cannot read, too.
 CHECK_FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 logger = logging.getLogger("rmt_edge")
