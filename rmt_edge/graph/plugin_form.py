@@ -56,7 +56,7 @@ def plugin_form(model: ModelProto) -> ModelProto:
 def to_plugin(node: NodeProto) -> None:
     """Change a node that has a body into the plugin's: its op type and its attributes."""
     if node.op_type in retention.OP_TYPES:
-        node.attribute.append(helper.make_attribute("decomposed", int(retention.OP_TYPES[node.op_type])))
+        node.attribute.append(helper.make_attribute("decomposed", int(retention.OP_TYPES[node.op_type][0])))
         node.op_type = retention.OP_TYPE
     node.attribute.extend(helper.make_attribute(name, value) for name, value in PLUGIN_ATTRIBUTES.items())
 
@@ -65,8 +65,7 @@ def _quantise_inside(node: NodeProto, scale: float) -> None:
     """Give a plugin node an INT8 output of that scale."""
     node.attribute.append(helper.make_attribute("output_scale", scale))
     if node.op_type in depthwise.OP_TYPES:
-        has_residual, has_norm, _ = depthwise.OP_TYPES[node.op_type]
-        node.op_type = depthwise.op_type_of(has_residual, has_norm, True)
+        node.op_type = depthwise.op_type_of(*depthwise.OP_TYPES[node.op_type]._replace(is_int8=True))
 
 
 def executable(made: ModelProto) -> ModelProto:
@@ -100,10 +99,9 @@ def _from_plugin(node: NodeProto) -> float:
     for name in PLUGIN_ATTRIBUTES:
         del given[name]
     if node.op_type == retention.OP_TYPE:
-        node.op_type = retention.op_type_of(bool(given.pop("decomposed")))
+        node.op_type = retention.op_type_of(bool(given.pop("decomposed")), len(node.input) > len(retention.INPUTS))
     elif scale:
-        has_residual, has_norm, _ = depthwise.OP_TYPES[node.op_type]
-        node.op_type = depthwise.op_type_of(has_residual, has_norm, False)
+        node.op_type = depthwise.op_type_of(*depthwise.OP_TYPES[node.op_type]._replace(is_int8=False))
     kept = [x for x in node.attribute if x.name in given]
     del node.attribute[:]
     node.attribute.extend(kept)
