@@ -1,4 +1,4 @@
-"""Ranges of a quantised checkpoint, looked at before a graph is written with them: a wrong one would be a wrong scale."""
+"""Ranges of a quantised checkpoint, looked at before a graph is written with them."""
 
 import torch
 

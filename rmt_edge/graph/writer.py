@@ -160,7 +160,7 @@ class GraphWriter:
         return self.node("Reshape", [product, shape], name)
 
     def product(self, x: str, name: str, linear: nn.Linear, grid: tuple[int, int]) -> tuple[str, Vectors]:
-        """What a Linear layer of a block writes: a raw product and its vectors in INT8, else true values and no vectors.
+        """What a Linear layer of a block writes: in INT8 a raw product and its vectors, else true values and none.
 
         x: (b, h, w, in), h and w of the grid. Where the output has a range, a Q/DQ rounds the product.
         """

@@ -30,7 +30,7 @@ class Sum(nn.Module):
 
 
 class Output(nn.Module):
-    """What a Linear layer writes, as a module, so that it has a name, of which its INT8 range is. It changes nothing."""
+    """What a Linear layer writes, unchanged: as a module, so that it has a name, of which its INT8 range is."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x

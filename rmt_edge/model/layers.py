@@ -1,4 +1,4 @@
-"""The layers of the folded form that can run in INT8, and the outputs that can travel in it, by name, kind, stage, block.
+"""The layers of the folded form that can be in INT8, and the outputs that can, by name, kind, stage and block.
 
 A name is that of the module (model/folded.py), of the ranges in a quantised checkpoint and of the node in the ONNX
 file: `stages.2.blocks.5.fc1`. Recipes, sensitivities, the search and the estimate all speak of layers by these names.

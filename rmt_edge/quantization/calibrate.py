@@ -4,8 +4,8 @@ Ranges are symmetric, float32, and named after what they are of:
 
     <layer>.weight_amax                            (out,) or (1,)
     <layer>.input_amax                             ()
-    <layer>_output.product_amax                    ()   the raw product of a Linear layer of a block: what it writes less
-                                                        its bias, over its channels' multiples (ops/product.py)
+    <layer>_output.product_amax                    ()   the raw product of a Linear layer of a block: what it writes
+                                                        without bias, over its channels' multiples (ops/product.py)
     <layer>_sum.left_amax, <layer>_sum.right_amax  ()   the operands of the addition behind pos, out_proj, dwconv, fc2:
                                                         what comes past the layer, and what comes out of it
 

@@ -1,8 +1,9 @@
 """The folded form with any of its layers in INT8, in PyTorch: what the exported graph computes, in float32.
 
 A layer in INT8 rounds its weight and its input to multiples of their steps, as Q/DQ does, a residual addition its two
-operands, and an output its raw product, before bias and channels' multiples; the rest stays float32. All ranges are calibrated once, so that switching from one set of layers to
-another takes milliseconds. The export holds ONNX Runtime to this file; sensitivities and the search run nothing else.
+operands, and an output its raw product, before bias and channels' multiples; the rest stays float32. All ranges are
+calibrated once, so that switching from one set of layers to another takes milliseconds. The export holds ONNX Runtime
+to this file; sensitivities and the search run nothing else.
 """
 
 from collections.abc import Callable, Collection

@@ -18,7 +18,7 @@ def scale_of(amax: Tensor, dtype: np.dtype) -> np.ndarray:
 
 
 def product_scales(amax: Tensor, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """The scale of a raw product's weights, and its channels' multiples of it, in the graph's type: () and (out,) or ().
+    """The scale () of a raw product's weights and its channels' multiples of it, (out,) or (), in the graph's type.
 
     Channel c of the weights has steps of scale·multiple_c, the multiple at most 1 (ops/product.py). amax: (out,) or
     (1,). A channel below MIN_SCALE of the largest has its multiple raised to that: no FP16 sum shows the difference.
