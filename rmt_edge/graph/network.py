@@ -32,7 +32,12 @@ INPUT, OUTPUT = "images", "logits"
 
 
 def onnx_from_folded(
-    model: FoldedRMT, dtype: np.dtype, ranges: Ranges, metadata: dict[str, str], flat_linears: bool = False
+    model: FoldedRMT,
+    dtype: np.dtype,
+    ranges: Ranges,
+    metadata: dict[str, str],
+    flat_linears: bool = False,
+    has_weights: bool = True,
 ) -> ModelProto:
     """The ONNX model of a folded form.
 
@@ -41,10 +46,10 @@ def onnx_from_folded(
 
     flat_linears: write a Linear layer as a Gemm of two axes between two Reshapes instead of MatMul and Add of four. It
     is what the plugin form is made from: between plugins, TensorRT-RTX 1.7 gives a bias of four axes a kernel of its
-    own; without plugins it is the Gemm that costs more layers (bench/engine_layers.py).
+    own; without plugins it is the Gemm that costs more layers (bench/engine_layers.py). has_weights: see GraphWriter.
     """
     check_ranges(model, ranges)
-    graph = GraphWriter(np.dtype(dtype), ranges, flat_linears)
+    graph = GraphWriter(np.dtype(dtype), ranges, flat_linears, has_weights)
     onnx_type = helper.np_dtype_to_tensor_dtype(graph.dtype)
     x = INPUT if onnx_type == TensorProto.FLOAT else graph.node("Cast", [INPUT], "images/cast", to=onnx_type)
     for index, conv in enumerate(model.stem):

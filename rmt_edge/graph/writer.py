@@ -10,6 +10,7 @@ in quantization/calibrate.py.
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
@@ -27,12 +28,14 @@ Vectors = list[str]
 class GraphWriter:
     """Nodes and initialisers of one graph in one floating-point type.
 
-    A method adds nodes and returns the name of the tensor they make.
+    A method adds nodes and returns the name of the tensor they make. has_weights: False leaves the weights' values out,
+    so that a graph takes no time nor memory to write whose costs alone are asked for.
     """
 
     dtype: np.dtype
     ranges: Ranges
     flat_linears: bool
+    has_weights: bool = True
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
 
@@ -44,7 +47,21 @@ class GraphWriter:
 
     def floating(self, name: str, value: Tensor) -> str:
         """An initialiser in the graph's floating-point type."""
+        if not self.has_weights:
+            return self.without_values(name, list(value.shape), self.dtype)
         return self.constant(name, value.detach().numpy().astype(self.dtype))
+
+    def without_values(self, name: str, shape: list[int], dtype: npt.DTypeLike) -> str:
+        """An initialiser of which type and shape alone are known, once per name."""
+        data_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self.initializers.setdefault(name, TensorProto(name=name, dims=shape, data_type=data_type))
+        return name
+
+    def int8_steps(self, name: str, weight: Tensor, scale: np.ndarray) -> str:
+        """An INT8 initialiser of a weight in steps of a scale."""
+        if not self.has_weights:
+            return self.without_values(f"{name}.weight_int8", list(weight.shape), np.int8)
+        return self.constant(f"{name}.weight_int8", int8_of(weight.detach().numpy(), scale))
 
     def node(self, op_type: str, inputs: list[str], output: str, **attributes) -> str:
         """One node with one output, of which it bears the name."""
@@ -170,9 +187,8 @@ class GraphWriter:
         x = self.quantize_dequantize(x, name)
         scale, multiples = product_scales(self.ranges[f"{name}.weight_amax"], self.dtype)
         multiples = np.broadcast_to(multiples, (linear.out_features,))
-        steps = scale.astype(np.float32) * multiples.astype(np.float32)
-        weight_int8 = int8_of(linear.weight.detach().numpy().T, steps)
-        inputs = [self.constant(f"{name}.weight_int8", weight_int8), self.constant(f"{name}.weight_scale", scale)]
+        steps = self.int8_steps(name, linear.weight.T, scale.astype(np.float32) * multiples.astype(np.float32))
+        inputs = [steps, self.constant(f"{name}.weight_scale", scale)]
         weight = self.node("DequantizeLinear", inputs, f"{name}.weight")
         if self.flat_linears:
             product = self.flat_product(x, weight, [], name, linear, grid)
@@ -211,6 +227,6 @@ class GraphWriter:
     def int8_weight(self, name: str, weight: Tensor, axis: int) -> str:
         """An INT8 initialiser and its DequantizeLinear. axis: of the output channels, which may have a scale each."""
         scale = scale_of(self.ranges[f"{name}.weight_amax"], self.dtype)  # (out,) or ()
-        steps = int8_of(weight.detach().numpy(), along_axis(scale, axis, weight.ndim))
-        inputs = [self.constant(f"{name}.weight_int8", steps), self.constant(f"{name}.weight_scale", scale)]
+        steps = self.int8_steps(name, weight, along_axis(scale, axis, weight.ndim))
+        inputs = [steps, self.constant(f"{name}.weight_scale", scale)]
         return self.node("DequantizeLinear", inputs, f"{name}.weight", **({"axis": axis} if scale.ndim else {}))
