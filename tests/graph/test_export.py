@@ -21,6 +21,7 @@ from rmt_edge.graph.network import onnx_from_folded
 from rmt_edge.graph.plugin_form import executable, plugin_form
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.folded import FoldedRMT, folded_from_model
+from rmt_edge.model.layers import source_of
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.ops.retention.onnx_function import OP_TYPES
 from rmt_edge.quantization.calibrate import calibrate
@@ -34,10 +35,15 @@ from tests.golden import weights
 
 NANO = VARIANTS["rmt_nano"]
 BLOCKS = sum(NANO.depths)
-RETENTIONS = {
-    name: sum(n for n, x in zip(NANO.depths, NANO.decomposed, strict=True) if x == decomposed)
-    for name, decomposed in OP_TYPES.items()
-}
+
+
+def retentions(is_scaled):
+    """The op types of a nano model's attention, with how many there are."""
+    return {
+        name: sum(n for n, x in zip(NANO.depths, NANO.decomposed, strict=True) if x == decomposed)
+        for name, (decomposed, has_vectors) in OP_TYPES.items()
+        if has_vectors == is_scaled
+    }
 
 
 def count(path, inlined=False):
@@ -49,8 +55,9 @@ def count(path, inlined=False):
 def test_each_block_s_attention_is_one_node_with_a_body(onnx_files, precision):
     model = onnx.load(onnx_files[precision])
     ops = count(onnx_files[precision])
-    assert {name: ops[name] for name in OP_TYPES} == RETENTIONS
-    assert sum(RETENTIONS.values()) == BLOCKS and all(RETENTIONS.values())
+    wanted = retentions(precision == "int8")
+    assert {name: ops[name] for name in OP_TYPES if name in ops} == wanted
+    assert sum(wanted.values()) == BLOCKS and all(wanted.values())
     assert {x.domain for x in model.functions} == {"rmt_edge"}
     assert {x.op_type for x in model.graph.node if x.domain} == {x.name for x in model.functions}
     opsets = {x.domain: x.version for x in model.opset_import}
@@ -189,12 +196,13 @@ def test_every_linear_layer_can_be_quantised(nano, images, recipes):
 @pytest.mark.parametrize("name", known_settings("calib"))
 def test_every_recipe_of_the_repository_exports_what_it_names(exported, nano, name):
     path = exported(name)  # export compares it with PyTorch
-    layers = load_recipe(name).int8_layers("rmt_nano")
+    names = load_recipe(name).int8_layers("rmt_nano")
+    layers = [x for x in names if source_of(x) is None]
     model = onnx.load(path)
     stored = {x.name for x in model.graph.initializer if x.data_type == TensorProto.INT8 and x.dims}
     assert stored == {f"{layer}.weight_int8" for layer in layers}
     sums = 4 * BLOCKS if name == "int8-naive" else 0
-    assert count(path)["QuantizeLinear"] == len(layers) + 2 * sums
+    assert count(path)["QuantizeLinear"] == len(names) + 2 * sums
     images = weights.image((3, 3, SMALL.height, SMALL.width), 4)
     with torch.no_grad():
         expected = nano(torch.from_numpy(images)).numpy()
@@ -214,7 +222,8 @@ def written_around(model, name):
 
 def test_an_int8_depthwise_convolution_is_standard_operators(exported):
     model = onnx.load(exported("int8-all"))
-    assert {x.op_type for x in model.graph.node if x.domain} == set(OP_TYPES) == {x.name for x in model.functions}
+    found = {x.op_type for x in model.graph.node if x.domain}
+    assert found == set(retentions(True)) == {x.name for x in model.functions}
     for name, channels in (("stages.1.blocks.1.pos", 64), ("stages.1.blocks.1.dwconv", 192)):
         nodes = written_around(model, name)
         assert [x.op_type for x in nodes] == [
@@ -223,6 +232,9 @@ def test_an_int8_depthwise_convolution_is_standard_operators(exported):
         attributes = {x.name: onnx.helper.get_attribute_value(x) for x in nodes[4].attribute}
         assert attributes["group"] == channels
         assert onnx.helper.get_node_attr_value(nodes[3], "axis") == 0
+        if not name.endswith("pos"):  # its input is what GELU makes of fc1's true values
+            gelu = next(x for x in model.graph.node if x.output[0] == nodes[0].input[0])
+            assert (gelu.op_type, gelu.input[0]) == ("Gelu", name.replace("dwconv", "fc1/true"))
         readers = [x.op_type for x in model.graph.node if nodes[6].output[0] in x.input]
         assert ("LayerNormalization" in readers) == name.endswith("pos")
     assert count(exported("int8-all"))["LayerNormalization"] == 2 * BLOCKS
@@ -266,8 +278,15 @@ def test_the_check_rounds_what_the_graph_rounds(nano, images, tmp_path, monkeypa
         return export_module.check_against_torch(OnnxRunner(path), expected_logits(folded, of_ranges, np.float32, 1.0))
 
     rounded = error(ranges)
-    for missing in (".input_amax", ".weight_amax", *([("left_amax", "right_amax")] if recipe.residual_adds else [])):
+    for missing in (
+        ".input_amax",
+        ".weight_amax",
+        ".product_amax",
+        *([("left_amax", "right_amax")] if recipe.residual_adds else []),
+    ):
         others = {key: value for key, value in ranges.items() if not key.endswith(missing)}
+        if missing == ".weight_amax":  # without which an output has no multiples
+            others = {key: value for key, value in others.items() if not key.endswith(".product_amax")}
         assert rounded < error(others) / 100, missing
     plain = folded_from_model(nano, SMALL.height, SMALL.width).state_dict()
     assert all(torch.equal(value, plain[key]) for key, value in folded.state_dict().items())
@@ -277,3 +296,31 @@ def test_a_range_of_no_layer_in_the_graph_is_our_fault(nano):
     folded = folded_from_model(nano, SMALL.height, SMALL.width)
     with pytest.raises(AssertionError, match="not in the graph"):
         onnx_from_folded(folded, np.float16, {"stages.0.blocks.0.lepe.input_amax": torch.tensor(1.0)}, {})
+
+
+FC1, OUTPUT_RANGE = "stages.0.blocks.0.fc1", "stages.0.blocks.0.fc1_output.product_amax"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({OUTPUT_RANGE: torch.tensor(0.0)}, r"range stages\S*fc1_output\.product_amax is 0 to 0"),
+        ({OUTPUT_RANGE: torch.tensor(float("nan"))}, "product_amax is nan to nan"),
+        ({OUTPUT_RANGE: torch.tensor(-1.0)}, "product_amax is -1 to -1"),
+        ({OUTPUT_RANGE: torch.ones(7)}, r"product_amax is \(7,\)[\s\S]*it has one number, or 1\."),
+        ({f"{FC1}.weight_amax": torch.ones(7)}, r"fc1\.weight_amax is \(7,\)[\s\S]*one number, or 96"),
+        ({f"{FC1}.weight_amax": torch.full((96,), float("inf"))}, "weight_amax is inf"),
+        ({f"{FC1}.input_amax": torch.tensor(0.0)}, "input_amax is 0 to 0"),
+        ({f"{FC1}.product_amax": torch.tensor(1.0)}, r"There is a range stages\S*fc1\.product_amax"),
+        ({"stages.9.input_amax": torch.tensor(1.0)}, r"There is a range stages\.9\.input_amax"),
+        ({f"{FC1}.weight_amax": None, f"{FC1}.input_amax": None}, "fc1_output has a range, and its layer is not"),
+    ],
+)
+def test_ranges_that_would_make_wrong_scales_are_refused(nano, changed, message):
+    folded = folded_from_model(nano, SMALL.height, SMALL.width)
+    ranges = {f"{FC1}.weight_amax": torch.ones(96), f"{FC1}.input_amax": torch.tensor(1.0)}
+    ranges |= {OUTPUT_RANGE: torch.tensor(1.0)}
+    onnx_from_folded(folded, np.float16, ranges, {})
+    ranges = {key: x for key, x in (ranges | changed).items() if x is not None}
+    with pytest.raises(RmtEdgeError, match=message):
+        onnx_from_folded(folded, np.float16, ranges, {})

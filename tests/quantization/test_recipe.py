@@ -18,9 +18,22 @@ def test_every_recipe_in_the_repository_loads(path):
 
 def test_the_default_int8_recipe_is_the_one_documented():
     recipe = load_recipe("int8")
-    assert recipe.int8 == ("qkv", "out_proj", "fc1", "fc2", "proj")
+    layers = ("qkv", "out_proj", "fc1", "fc2")
+    assert recipe.int8 == (*(x for layer in layers for x in (layer, f"{layer}_output")), "proj")
     assert (recipe.weights, recipe.method, recipe.images) == ("per_channel", "max", 512)
     assert not recipe.fp16 and not recipe.residual_adds
+    assert load_recipe("int8-linear").int8 == (*layers, "proj")
+
+
+def test_an_output_goes_with_its_layer_and_not_without_it():
+    names = int8_layers(["fc1", "fc1_output", "qkv"], ["stages.0.*.fc1"])
+    assert "stages.1.blocks.0.fc1_output" in names
+    assert "stages.0.blocks.0.fc1_output" not in names and "stages.0.blocks.0.qkv" in names
+    assert not [x for x in int8_layers(["*"], ["*_output"]) if x.endswith("_output")]
+    with pytest.raises(RmtEdgeError, match=r"has stages\.0\.blocks\.0\.qkv_output in int8, and not [\s\S]*too: qkv"):
+        int8_layers(["fc1", "qkv_output"])
+    with pytest.raises(RmtEdgeError, match=r"pattern 'proj_output'[\s\S]*near it:"):
+        int8_layers(["proj", "proj_output"])
 
 
 def int8_layers(int8, fp16=(), variant="rmt_nano"):
