@@ -1,6 +1,6 @@
 """Search: the mixed INT8/FP16 assignment with the lowest latency on a device within a budget of accuracy.
 
-1. Sensitivities: each group of layers (a kind in a stage) alone in INT8, on the selection images.
+1. Sensitivities: each group of layers or outputs (a kind in a stage) alone in INT8, on the selection images.
 2. Candidates: for every amount of estimated time saved, the groups with the least sum of KL divergence
    (assignment.py). KL ranks them and not top-1, of which one image in 2,000 is 0.05 points: most groups' drops are
    below what so few images tell apart, while KL adds up what happened to all of them. Groups whose INT8 saves no
@@ -33,7 +33,7 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.roofline import Network, latency_ms
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.quantization.recipe import QuantizationRecipe
-from rmt_edge.search.assignment import Choice, Item, frontier, spread
+from rmt_edge.search.assignment import Choice, drops_of_items, frontier, items_of_groups, spread
 from rmt_edge.search.candidate import Candidate, measured_candidates
 from rmt_edge.search.outcome import Outcomes, Subject, calibrated_subject, evaluate, summary
 from rmt_edge.search.overlap import check_apart
@@ -212,11 +212,10 @@ def _search_groups(
     groups = groups_of(network.variant, ["cell"])
     measured = measure_groups(run.subject, groups, run.dataset, run.labels, run.next_part())
     run.seconds += measured["seconds"]
-    items = []
-    for group, found in zip(groups, measured["groups"], strict=True):
-        found["saved_ms"] = in_fp16 - latency_ms(network, profile, batch, set(group.layers))
-        items.append(Item(group.name, group.layers, found["kl_nats"], found["saved_ms"]))
-    drops = {found["group"]: found["drop_points"] for found in measured["groups"]}
+    items = items_of_groups(
+        groups, measured["groups"], lambda layers: in_fp16 - latency_ms(network, profile, batch, layers)
+    )
+    drops = drops_of_items(items, measured["groups"])
 
     def candidate(choice: Choice) -> Candidate:
         estimated = latency_ms(network, profile, batch, set(choice.layers))

@@ -117,8 +117,9 @@ def test_the_recipe_it_writes_quantises_exactly_those_layers(checkpoint, sets, t
     assert sorted(recipe.int8_layers("rmt_nano")) == chosen["int8_layers"]
     assert (recipe.images, recipe.method, recipe.weights) == (8, "max", "per_channel")
     state = load_file(quantize(checkpoint, recipe, tmp_path, sets.calibration).path)
-    suffix = ".weight_amax"
-    assert sorted(x.removesuffix(suffix) for x in state if x.endswith(suffix)) == chosen["int8_layers"]
+    found = [x.rpartition(".")[0] for x in state if x.endswith((".weight_amax", ".product_amax"))]
+    assert sorted(found) == chosen["int8_layers"]
+    assert [x for x in found if x.endswith("_output")]
 
 
 def test_a_killed_search_ends_as_a_whole_one_does(checkpoint, sets, tmp_path, monkeypatch):
