@@ -48,7 +48,9 @@ def plugin_form(model: ModelProto) -> ModelProto:
             continue
         to_plugin(node)
         followers = readers.get(node.output[-1], [])
-        if node.op_type not in QUANTISE_NOTHING and [x.op_type for x in followers] == ["QuantizeLinear"]:
+        if node.op_type in QUANTISE_NOTHING:
+            continue
+        if len(followers) == 1 and followers[0].op_type == "QuantizeLinear":
             quantize = followers[0]
             scale = float(numpy_helper.to_array(constants[quantize.input[1]]))
             _quantise_inside(node, scale)
