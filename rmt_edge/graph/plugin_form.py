@@ -50,17 +50,20 @@ def plugin_form(model: ModelProto) -> ModelProto:
         if node.domain != DOMAIN:
             continue
         to_plugin(node)
+        if node.op_type in QUANTISE_NOTHING:
+            continue
         before = makers.get(node.input[0])
-        is_raw = before is not None and before.op_type == "DequantizeLinear" and node.op_type not in QUANTISE_NOTHING
-        if before is not None and is_raw and len(readers[node.input[0]]) == 1:
+        if before is not None and before.op_type == "DequantizeLinear" and len(readers[node.input[0]]) == 1:
             _dequantise_inside(node, float(numpy_helper.to_array(constants[before.input[1]])))
             node.input[0] = before.input[0]
             graph.node.remove(before)
         followers = readers.get(node.output[-1], [])
-        if node.op_type not in QUANTISE_NOTHING and [x.op_type for x in followers] == ["QuantizeLinear"]:
-            _quantise_inside(node, float(numpy_helper.to_array(constants[followers[0].input[1]])))
-            node.output[-1] = followers[0].output[0]
-            graph.node.remove(followers[0])
+        if len(followers) == 1 and followers[0].op_type == "QuantizeLinear":
+            quantize = followers[0]
+            scale = float(numpy_helper.to_array(constants[quantize.input[1]]))
+            _quantise_inside(node, scale)
+            node.output[-1] = quantize.output[0]
+            graph.node.remove(quantize)
     return made
 
 

@@ -25,7 +25,8 @@ class RoiAlignFunction(torch.autograd.Function):
         inputs = [x.detach().requires_grad_(need) for x, need in zip(features, ctx.needs_input_grad, strict=False)]
         wanted = [x for x in inputs if x.requires_grad]
         with torch.enable_grad():
-            out = multi_level_roi_align(*inputs, rois, ctx.output_size)
+            p2, p3, p4, p5 = inputs
+            out = multi_level_roi_align(p2, p3, p4, p5, rois, ctx.output_size)
         found = iter(torch.autograd.grad(out, wanted, grad, allow_unused=True))  # a level may have no region
         return (*(next(found) if x.requires_grad else None for x in inputs), None, None)
 
