@@ -19,6 +19,7 @@ from rmt_edge.runtime.onnx_runner import OnnxRunner
 from tests.downstream import filled_head
 
 OFFSETS = {"retina_cls.bias": -2.0, "fc_cls.bias": 0.0}
+SLOWER = [pytest.param(x, marks=pytest.mark.slow) if x == "cascade_mask_rcnn" else x for x in MODELS]
 H, W = 65, 97  # odd, so that no level is twice the next
 
 
@@ -27,7 +28,7 @@ def narrow(head):
     return filled_head(head, "rmt_nano", 3, 5, OFFSETS, widths)
 
 
-@pytest.mark.parametrize("head", MODELS)
+@pytest.mark.parametrize("head", SLOWER)
 def test_a_graph_gives_what_pytorch_gives(head, tmp_path):
     model = narrow(head)
     graph = onnx_from_model(folded_from_model(model, H, W), np.dtype(np.float32), {}, {})
@@ -64,11 +65,18 @@ def exported(tmp_path_factory, recipes):
     return make
 
 
-@pytest.mark.parametrize(("head", "precision"), [("retinanet", "fp16"), ("mask_rcnn", "fp32"), ("upernet", "fp16")])
+@pytest.mark.parametrize(
+    ("head", "precision"),
+    [
+        pytest.param("retinanet", "fp16", marks=pytest.mark.slow),
+        pytest.param("mask_rcnn", "fp32", marks=pytest.mark.slow),
+        ("semantic_fpn", "fp16"),
+    ],
+)
 def test_export_checks_both_forms_and_says_what_the_model_is(exported, head, precision):
     file = exported(head, precision)
     details = file.details
-    assert (details["head"], details["task"]) == (head, "segmentation" if head == "upernet" else "detection")
+    assert (details["head"], details["task"]) == (head, "segmentation" if head == "semantic_fpn" else "detection")
     assert details["spec"] == {"variant": "rmt_nano", "head": head, "classes": 3, "height": H, "width": W}
     assert details["class_names"] == ["a", "b", "c"]
     assert 0 < details["relative_error"] < 0.02 and 0 < details["plugin_form_relative_error"] < 0.02
