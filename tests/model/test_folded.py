@@ -51,7 +51,9 @@ def test_too_small_a_size_is_refused(nano):
         folded_from_model(nano, 16, 64)
 
 
-@pytest.mark.parametrize("head", MODELS)
+@pytest.mark.parametrize(
+    "head", [pytest.param(x, marks=pytest.mark.slow) if x == "cascade_mask_rcnn" else x for x in MODELS]
+)
 def test_a_folded_head_is_the_same_function_without_batch_norms(head):
     widths = Widths(**{name: 16 for name, value in vars(PUBLIC_WIDTHS[head]).items() if value})
     model = filled_head(head, "rmt_nano", 3, 5, {"retina_cls.bias": -2.0, "fc_cls.bias": 0.0}, widths)

@@ -27,7 +27,7 @@ def test_names_and_shapes_are_the_public_ones(config):
     assert model.widths == create_head(head, "rmt_nano", 2).widths  # the public ones are the default
 
 
-@pytest.mark.parametrize("file", ["backbone_t_240x310", "backbone_t_250x301", "backbone_s_210x270"])
+@pytest.mark.parametrize("file", ["backbone_t_250x301", "backbone_s_210x270"])
 def test_backbone_maps_are_those_of_the_public_code(file):
     found = golden(file)
     with torch.no_grad():
@@ -37,7 +37,14 @@ def test_backbone_maps_are_those_of_the_public_code(file):
         assert np.abs(x[0, ::4].numpy() - found.arrays[f"level_{level}"]).max() < 1e-4
 
 
-@pytest.mark.parametrize("file", ["semantic_fpn_t_256x320", "semantic_fpn_s_250x331", "upernet_s_256x320"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "semantic_fpn_t_256x320",
+        pytest.param("semantic_fpn_s_250x331", marks=pytest.mark.slow),
+        pytest.param("upernet_s_256x320", marks=pytest.mark.slow),
+    ],
+)
 def test_segmentation_logits_are_those_of_the_public_code(file):
     found = golden(file)
     with torch.no_grad():
@@ -45,7 +52,14 @@ def test_segmentation_logits_are_those_of_the_public_code(file):
     assert np.abs(logits[0, ::5].numpy() - found.arrays["logits"]).max() < 1e-3
 
 
-@pytest.mark.parametrize("file", ["retinanet_t_240x310", "maskrcnn_t_240x310"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "retinanet_t_240x310",
+        "maskrcnn_t_240x310",
+        pytest.param("cascade_s_240x310", marks=pytest.mark.slow),
+    ],
+)
 def test_boxes_scores_and_masks_are_those_of_the_public_code(file):
     found = golden(file)
     with torch.no_grad():
