@@ -39,7 +39,7 @@ from rmt_edge.engine.plugin_layers import (
 from rmt_edge.engine.torch_module import PluginRMT
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.graph.export import folded_from_file
-from rmt_edge.model.folded import Ranges
+from rmt_edge.model.folded import FoldedRMT, Ranges
 from rmt_edge.ops.depthwise.onnx_function import op_type_of
 from rmt_edge.ops.retention.onnx_function import OP_TYPE
 from rmt_edge.plugin.load import LIBRARIES, load_plugins
@@ -69,6 +69,8 @@ def build_torch_tensorrt(
             "Torch-TensorRT's plugin layers need TensorRT.",
             'Choose a profile with backend = "tensorrt", or build the ONNX file.',
         )
+    if not isinstance(model, FoldedRMT):
+        raise RmtEdgeError(f"{source.path.name} is a {model.head_name}.", "Torch-TensorRT compiles classifiers alone.")
     machine = this_machine()
     gpu = gpu_of(profile, machine)
     trt = load_backend("tensorrt")

@@ -9,6 +9,7 @@ back from the written file, with bodies and quantisers put back.
 import json
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,14 +17,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from onnx import ModelProto
 from safetensors.torch import load_file
 
 from rmt_edge.artifact import ONNX, PLUGIN_ONNX, QUANTIZED, Artifact, plugin_form_path, read_artifact, write_manifest
-from rmt_edge.graph.network import onnx_from_folded
+from rmt_edge.graph.model import onnx_from_model, predictions_of, with_predictions
 from rmt_edge.graph.plugin_form import PLUGIN_ATTRIBUTES, attributes_of, check_plugin_form, executable, plugin_form
 from rmt_edge.metrics import relative_error
-from rmt_edge.model.folded import FoldedRMT, Ranges
+from rmt_edge.model.downstream import Downstream
+from rmt_edge.model.folded import FoldedRMT, Ranges, folded_head
+from rmt_edge.model.spec import CLASSIFIER
 from rmt_edge.model.variants import VARIANTS
+from rmt_edge.model.widths import widths_in
 from rmt_edge.ops.retention.onnx_function import DOMAIN, OP_TYPES
 from rmt_edge.quantization.fake_quant import FakeQuantizedLayers
 from rmt_edge.quantization.recipe import PRECISIONS
@@ -39,9 +44,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Expected:
-    """PyTorch's logits (b, classes) of noise images (b, 3, h, w), and the relative error that a file may have."""
+    """PyTorch's predictions of noise images (b, 3, h, w), see predictions_of, and the relative error that a file may
+    have of them."""
 
-    model: FoldedRMT
+    model: FoldedRMT | Downstream
     images: np.ndarray
     logits: np.ndarray
     limit: float
@@ -72,13 +78,13 @@ def export(quantized: Path | Artifact, output: Path | None = None) -> Artifact:
     path = folder / f"{source.path.stem}.onnx"
     form_path = plugin_form_path(path)
     with written_whole(path) as temporary, written_whole(form_path) as temporary_form:
-        onnx.save(onnx_from_folded(model, dtype, ranges, metadata), temporary)
-        onnx.save(plugin_form(onnx_from_folded(model, dtype, ranges, metadata, flat_linears=True)), temporary_form)
+        onnx.save(onnx_from_model(model, dtype, ranges, metadata), temporary)
+        onnx.save(plugin_form(onnx_from_model(model, dtype, ranges, metadata, flat_linears=True)), temporary_form)
         counts = check_graph(temporary, model.variant_name)
         form_counts = check_plugin_form(onnx.load(temporary_form), onnx.load(temporary))
         expected = expected_logits(model, ranges, dtype, MAX_RELATIVE_ERROR[precision])
         details = source.details | {
-            "relative_error": check_against_torch(OnnxRunner(temporary), expected),
+            "relative_error": check_against_torch(temporary, expected),
             "plugin_form_relative_error": check_plugin_form_against_torch(temporary_form, expected),
         }
         write = partial(write_manifest, recipe=source.recipe, seconds=time.monotonic() - start)
@@ -94,14 +100,19 @@ def export(quantized: Path | Artifact, output: Path | None = None) -> Artifact:
     return replace(onnx_file, siblings=(form,))
 
 
-def folded_from_file(quantized: Artifact) -> tuple[FoldedRMT, Ranges]:
+def folded_from_file(quantized: Artifact) -> tuple[FoldedRMT | Downstream, Ranges]:
     """The folded form and the INT8 ranges in a quantised checkpoint."""
     state = load_file(quantized.path)
     ranges = {name: state.pop(name) for name in list(state) if name.endswith("_amax")}
     preprocessing = quantized.details["preprocessing"]
-    model = FoldedRMT(
-        quantized.details["variant"], quantized.details["num_classes"], preprocessing["height"], preprocessing["width"]
-    )
+    variant, classes = quantized.details["variant"], quantized.details["num_classes"]
+    head, size = quantized.details.get("head", CLASSIFIER), (preprocessing["height"], preprocessing["width"])
+    model: FoldedRMT | Downstream
+    if head == CLASSIFIER:
+        model = FoldedRMT(variant, classes, *size)
+    else:
+        widths = widths_in(head, {name: tuple(value.shape) for name, value in state.items()})
+        model = folded_head(head, variant, classes, widths, *size)
     model.load_state_dict(state, strict=True)
     return model.eval(), ranges
 
@@ -118,36 +129,47 @@ def check_graph(path: Path, variant_name: str) -> dict[str, int]:
     return {"nodes": len(nodes), "retention_nodes": retentions}
 
 
-def expected_logits(model: FoldedRMT, ranges: Ranges, dtype: np.dtype, limit: float) -> Expected:
+def expected_logits(model: FoldedRMT | Downstream, ranges: Ranges, dtype: np.dtype, limit: float) -> Expected:
     """What PyTorch computes in float32 of noise, with the layers in `ranges` rounded to INT8."""
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((CHECK_IMAGES, 3, model.height, model.width), dtype=np.float32)
+    trunk = model if isinstance(model, FoldedRMT) else model.backbone
+    images = rng.standard_normal((CHECK_IMAGES, 3, trunk.height, trunk.width), dtype=np.float32)
     with FakeQuantizedLayers(model, ranges, dtype) as layers:
         layers.switch_to(layers.modules)
         return Expected(model, images, logits_of(model, images), limit)
 
 
 @torch.no_grad()
-def logits_of(model: FoldedRMT, images: np.ndarray) -> np.ndarray:
-    """PyTorch's logits. (b, 3, h, w) -> (b, classes)."""
-    return model(torch.from_numpy(images)).numpy()
+def logits_of(model: FoldedRMT | Downstream, images: np.ndarray) -> np.ndarray:
+    """PyTorch's predictions, one after the other. (b, 3, h, w) -> (b, numbers)."""
+    return joined(x.numpy() for x in predictions_of(model, torch.from_numpy(images)).values())
 
 
-def check_against_torch(runner: OnnxRunner, expected: Expected) -> float:
-    """The relative error of ONNX Runtime's logits against PyTorch's.
+def joined(predictions: Iterable[np.ndarray]) -> np.ndarray:
+    """Predictions of a batch as one row an image."""
+    return np.concatenate([x.reshape(len(x), -1).astype(np.float32) for x in predictions], axis=1)
+
+
+def check_against_torch(path: Path, expected: Expected, made: ModelProto | None = None) -> float:
+    """The relative error of ONNX Runtime's predictions against PyTorch's. made: what to run in place of the file.
+
+    The predictions are what the outputs are made from: a classifier's logits, a segmenter's, a detector's maps of class
+    and box predictions. What is behind these chooses by thresholds, where no error tells rounding from a fault.
 
     A larger error than the limit is none where the INT8 rounding itself makes a larger one: through enough rounded
     tensors FP16 falls to another side so often that the two errors have no more to do with each other.
     """
-    error, limit = relative_error(runner(expected.images)["logits"], expected.logits), expected.limit
+    names = list(predictions_of(expected.model, torch.from_numpy(expected.images[:1])))
+    content = with_predictions(made or onnx.load(path), names).SerializeToString()
+    found = OnnxRunner(path, content=content, as_written=made is not None)(expected.images)
+    error, limit = relative_error(joined(found[x] for x in names), expected.logits), expected.limit
     if error > limit:
         limit = max(limit, 1.5 * expected.rounding_error)  # two unrelated errors of one size: √2
     # Not a user's fault: the graph and the model say different things.
-    assert error <= limit, f"{runner.path.name}: ONNX Runtime is {error:.2e} away from PyTorch, more than {limit:.0e}"
+    assert error <= limit, f"{path.name}: ONNX Runtime is {error:.2e} away from PyTorch, more than {limit:.0e}"
     return error
 
 
 def check_plugin_form_against_torch(path: Path, expected: Expected) -> float:
     """The relative error of what the plugin form in that file computes against PyTorch's logits."""
-    content = executable(onnx.load(path)).SerializeToString()
-    return check_against_torch(OnnxRunner(path, content=content, as_written=True), expected)
+    return check_against_torch(path, expected, executable(onnx.load(path)))

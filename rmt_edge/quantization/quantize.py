@@ -19,6 +19,8 @@ from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.model.folded import folded_from_model
+from rmt_edge.model.heads import spec_of
+from rmt_edge.model.spec import TASK_OF
 from rmt_edge.model.torch_device import device_name, torch_device
 from rmt_edge.quantization.calibrate import calibrate, smoothed
 from rmt_edge.quantization.recipe import QuantizationRecipe
@@ -52,8 +54,12 @@ def quantize(
     parents = [opened.as_parent()]
     details = {
         "checkpoint": opened.identity,
+        "task": TASK_OF[model.head_name],
+        "head": model.head_name,
+        "class_names": None if model.class_names is None else list(model.class_names),
         "variant": model.variant_name,
         "num_classes": model.num_classes,
+        "spec": spec_of(model, preprocessing).to_dict(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "preprocessing": preprocessing.to_dict(),
         "weights": opened.weights,

@@ -263,7 +263,7 @@ def test_the_check_rounds_what_the_graph_rounds(nano, images, tmp_path, monkeypa
     onnx.save(onnx_from_folded(folded, np.float32, ranges, {}), path)
 
     def error(of_ranges):
-        return export_module.check_against_torch(OnnxRunner(path), expected_logits(folded, of_ranges, np.float32, 1.0))
+        return export_module.check_against_torch(path, expected_logits(folded, of_ranges, np.float32, 1.0))
 
     rounded = error(ranges)
     for missing in (".input_amax", ".weight_amax", *([("left_amax", "right_amax")] if recipe.residual_adds else [])):
