@@ -11,6 +11,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "rmt_edge"
 # Where each heavy package may be imported.
 ALLOWED = {
+    "pycocotools": {"accuracy/coco_score.py"},
     "modelopt": {"quantization/calibrate.py"},
     "tensorrt": {"device/backend.py", "plugin/load.py"},
     "tensorrt_rtx": {"device/backend.py", "plugin/load.py"},

@@ -70,12 +70,15 @@ class Matches:
         weight = weights[:, self.box_image[boxes]]  # (r, d)
         matched, ignored = self.matched[boxes, area], self.ignored[boxes, area]
         found = np.zeros((len(weights), len(THRESHOLDS), len(RECALLS)))
+        down_to: dict[bytes, np.ndarray] = {}  # mostly one: few boxes are ignored at some thresholds alone
         for t, bit in enumerate(_BITS):
             is_counted = ignored & bit == 0
             right = np.flatnonzero((matched & bit > 0) & is_counted)
             if len(right):
-                counted = np.cumsum(weight * is_counted, axis=1)[:, right]
-                found[:, t] = _interpolated(np.cumsum(weight[:, right], axis=1), counted, total)
+                key = is_counted.tobytes()
+                if key not in down_to:
+                    down_to[key] = np.cumsum(weight if is_counted.all() else weight * is_counted, axis=1)
+                found[:, t] = _interpolated(np.cumsum(weight[:, right], axis=1), down_to[key][:, right], total)
         found[total == 0] = np.nan
         return found
 
@@ -115,15 +118,14 @@ def _interpolated(right: np.ndarray, counted: np.ndarray, total: np.ndarray) -> 
 
     right, counted: (r, p) the weight of right boxes, and of all, down to each right one; total: (r,). (r, recalls).
     """
-    precision = np.divide(right, counted, out=np.zeros(right.shape), where=counted > 0)
+    precision = np.divide(right, counted, out=np.zeros_like(right), where=counted > 0)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    best = np.concatenate([best, np.zeros((len(best), 1), best.dtype)], axis=1)  # beyond the last recall
     recall = np.divide(right, total[:, None], out=np.zeros(right.shape), where=total[:, None] > 0)
-    found = np.zeros((len(right), len(RECALLS)))
-    for row, (values, recalls) in enumerate(zip(best, recall, strict=True)):
-        first = np.searchsorted(recalls, RECALLS, side="left")
-        is_reached = first < len(values)
-        found[row, is_reached] = values[first[is_reached]]
-    return found
+    # All rows are searched at once: each lies 2 beyond the one before it, and no recall is above 1.
+    ahead = 2.0 * np.arange(len(right))[:, None]
+    first = np.searchsorted((recall + ahead).ravel(), (RECALLS + ahead).ravel()).reshape(len(right), len(RECALLS))
+    return np.take_along_axis(best, first - np.arange(len(right))[:, None] * right.shape[1], axis=1)
 
 
 def matched_boxes(
