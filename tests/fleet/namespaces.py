@@ -23,8 +23,8 @@ SITE_PACKAGES = sysconfig.get_paths()["purelib"]
 SSHD = "/usr/sbin/sshd"
 _NUMBER = itertools.count()
 # Mounts of a board, as the first process of its namespaces makes them. $1: its folder, seen there as /run/board; $2:
-# MiB of a small disk, or 0; $3: 1 for a /tmp of its own. The home is of its own by passwd: this machine's Python may lie
-# in /root, and so may not be hidden.
+# MiB of a small disk, or 0; $3: 1 for a /tmp of its own. The home is of its own by passwd: this machine's Python may
+# lie in /root, which is not hidden therefore.
 INIT = """
 set -e
 mount --make-rprivate /
