@@ -17,11 +17,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from rmt_edge.settings import ROOT
+
 SITE_PACKAGES = sysconfig.get_paths()["purelib"]
 SSHD = "/usr/sbin/sshd"
 _NUMBER = itertools.count()
 # Mounts of a board, as the first process of its namespaces makes them. $1: its folder, seen there as /run/board; $2:
-# MiB of a small disk, or 0. The home is of its own by passwd, since this machine's Python may lie in /root.
+# MiB of a small disk, or 0; $3: 1 for a /tmp of its own. The home is of its own by passwd: this machine's Python may
+# lie in /root, which is not hidden therefore.
 INIT = """
 set -e
 mount --make-rprivate /
@@ -30,12 +33,13 @@ mkdir -p /run/sshd /run/board /run/upper /run/work
 mount --bind "$1" /run/board
 cp -a /run/board/etc/. /run/upper/
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work /etc
-mount -t tmpfs none /home && mkdir /home/board && mount --bind /run/board/home /home/board
-if [ "$2" != 0 ]; then mkdir -p /home/board/small && mount -t tmpfs -o size="$2"m none /home/board/small; fi
-mount --bind /run/board/tmp /tmp
+if [ "$2" != 0 ]; then mkdir -p /run/board/home/small && mount -t tmpfs -o size="$2"m none /run/board/home/small; fi
+if [ "$3" = 1 ]; then mount --bind /run/board/tmp /tmp; fi
 mount --bind /run/board/boot_id /proc/sys/kernel/random/boot_id
 exec /usr/sbin/sshd -D -e -f /run/board/sshd_config
 """
+# A checkout or a Python in /tmp must be seen there; then nothing is said of what is left in /tmp.
+OWN_TMP = "0" if any(x.startswith("/tmp/") for x in (str(ROOT), sys.prefix, sys.base_prefix)) else "1"
 
 
 def why_not() -> str:
@@ -78,7 +82,7 @@ class NamespaceBoard:
             (folder / place).mkdir(parents=True)
         shutil.copy(f"{key}.pub", folder / "authorized_keys")
         (folder / "etc" / "passwd").write_text(
-            "root:x:0:0:root:/home/board:/bin/sh\nsshd:x:99:65534::/run/sshd:/bin/false\n"
+            "root:x:0:0:root:/run/board/home:/bin/sh\nsshd:x:99:65534::/run/sshd:/bin/false\n"
         )
         self.new_host_key()
         environment = f"SetEnv PYTHONPATH={SITE_PACKAGES} OMP_NUM_THREADS=1"
@@ -139,7 +143,7 @@ class NamespaceBoard:
         with (self.folder / "sshd.log").open("a") as log:
             self.process = subprocess.Popen(
                 ["ip", "netns", "exec", self.netns, "unshare", "--mount", "--pid", "--fork", "--kill-child",
-                 "--mount-proc", "sh", "-c", INIT, "init", str(self.folder), str(self.small_mib)],
+                 "--mount-proc", "sh", "-c", INIT, "init", str(self.folder), str(self.small_mib), OWN_TMP],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         limit = time.monotonic() + 30

@@ -34,6 +34,7 @@ def test_boards_are_chosen_by_name(boards):
     ("lines", "match"),
     [
         ('ssh = "-oProxyCommand=touch /tmp/x"', "take this for an option"),
+        ('ssh = "-oProxyCommand=x"', "take this for an option"),
         ('ssh = "root@-oProxyCommand=x"', "take this for an option"),
         ('ssh = "ssh://-oProxyCommand=x"', "take this for an option"),
         ('ssh = "host -p 22"', "take this for an option"),
