@@ -21,8 +21,10 @@ from rmt_edge.graph.writer import GraphWriter
 from rmt_edge.model.folded import FoldedBlock, FoldedRMT, Ranges
 from rmt_edge.model.rmt import stage_grid
 from rmt_edge.ops.depthwise import onnx_function as depthwise
+from rmt_edge.ops.nms import onnx_function as nms
 from rmt_edge.ops.retention import onnx_function as retention
 from rmt_edge.ops.retention.onnx_function import DOMAIN, DOMAIN_VERSION, retention_node
+from rmt_edge.ops.roi_align import onnx_function as roi_align
 
 OPSET = 20  # the first with Gelu as one operator; FP16 scales of Q/DQ need 19
 IR_VERSION = 10  # of ONNX 1.16: read by ONNX Runtime from 1.18 and TensorRT from 10.3
@@ -131,6 +133,8 @@ def functions_of(nodes: Iterable[NodeProto], opset: int) -> list[FunctionProto]:
     used = {node.op_type for node in nodes if node.domain == DOMAIN}
     bodies = [retention.retention_function(op_type, opset) for op_type in retention.OP_TYPES if op_type in used]
     bodies += [depthwise.depthwise_function(op_type, opset) for op_type in depthwise.OP_TYPES if op_type in used]
+    bodies += [nms.nms_function(opset)] * (nms.OP_TYPE in used)
+    bodies += [roi_align.roi_align_function(opset)] * (roi_align.OP_TYPE in used)
     assert used == {body.name for body in bodies}, used
     return bodies
 

@@ -20,10 +20,14 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from rmt_edge.graph.network import OPSET, functions_of
 from rmt_edge.ops.depthwise import onnx_function as depthwise
+from rmt_edge.ops.nms import onnx_function as nms
 from rmt_edge.ops.retention import onnx_function as retention
 from rmt_edge.ops.retention.onnx_function import DOMAIN
+from rmt_edge.ops.roi_align import onnx_function as roi_align
 from rmt_edge.plugin.load import PLUGIN_NAMESPACE, PLUGIN_VERSION
 
+# Ops whose plugins have no INT8 output.
+QUANTISE_NOTHING = (nms.OP_TYPE, roi_align.OP_TYPE)
 # What a parser before TensorRT 10.10 looks a plugin up by.
 PLUGIN_ATTRIBUTES = {"plugin_namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION}
 
@@ -44,7 +48,7 @@ def plugin_form(model: ModelProto) -> ModelProto:
             continue
         to_plugin(node)
         followers = readers.get(node.output[-1], [])
-        if len(followers) == 1 and followers[0].op_type == "QuantizeLinear":
+        if node.op_type not in QUANTISE_NOTHING and [x.op_type for x in followers] == ["QuantizeLinear"]:
             quantize = followers[0]
             scale = float(numpy_helper.to_array(constants[quantize.input[1]]))
             _quantise_inside(node, scale)

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from rmt_edge.data.preprocess import Preprocessing, check_input_size
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model.spec import CLASSIFIER
 from rmt_edge.model.variants import VARIANTS, Variant
 from rmt_edge.ops.retention.op import retention
 
 LAYER_NORM_EPS = 1e-6  # public code; PyTorch's own default is 1e-5
+EXTRA_NORM_EPS = 1e-5  # public code, of the norms on a backbone's outputs: PyTorch's default
 LAYER_SCALE_INIT = 1e-6  # public code, B and L
 
 
@@ -158,11 +160,46 @@ class Stage(nn.Module):
         self.downsample = PatchMerging(dim, variant.dims[index + 1]) if index < 3 else None
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.reduce(self.attend(x))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The blocks. (b, h, w, c) -> (b, h, w, c)."""
         sin, cos = self.Relpos(x.shape[1], x.shape[2])
         decay = self.Relpos.decay.tolist()
         for block in self.blocks:
             x = block(x, sin, cos, decay)
+        return x
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The downsampling, where there is one. (b, h, w, c) -> (b, ceil(h/2), ceil(w/2), c_next)."""
         return x if self.downsample is None else self.downsample(x)
+
+
+class Backbone(nn.Module):
+    """RMT below a detector's or segmenter's neck. Images (b, 3, H, W) -> four maps (b, c, h, w), strides 4, 8, 16, 32.
+
+    A map is a stage's tokens before the downsampling, through a LayerNorm of its own; the downsampling takes them
+    without it. Source: det/models/backbones/RMT.py of the public code.
+    """
+
+    def __init__(self, variant_name: str):
+        super().__init__()
+        variant = VARIANTS[variant_name]
+        self.variant_name = variant_name
+        self.patch_embed = PatchEmbed(variant.dims[0])
+        self.layers = nn.ModuleList(Stage(variant, index) for index in range(4))
+        self.extra_norms = nn.ModuleList(nn.LayerNorm(dim, eps=EXTRA_NORM_EPS) for dim in variant.dims)
+        self.apply(_initialise)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        check_input_size(image.shape[2], image.shape[3])
+        x = self.patch_embed(image)
+        maps = []
+        for stage, norm in zip(self.layers, self.extra_norms, strict=True):
+            x = stage.attend(x)
+            maps.append(norm(x).permute(0, 3, 1, 2).contiguous())
+            x = stage.reduce(x)
+        return maps
 
 
 class RMT(nn.Module):
@@ -171,12 +208,15 @@ class RMT(nn.Module):
     preprocessing: what the images went through in training and must go through from now on.
     """
 
+    head_name = CLASSIFIER
+
     def __init__(self, variant_name: str, num_classes: int):
         super().__init__()
         variant = VARIANTS[variant_name]
         self.variant_name, self.num_classes = variant_name, num_classes
         self.preprocessing = Preprocessing()  # the public evaluation's; load_checkpoint puts the file's own here
         self.weights_taken: str | None = None  # load_checkpoint says here where in the file the weights lay
+        self.class_names: tuple[str, ...] | None = None  # and here what the file calls its classes
         self.patch_embed = PatchEmbed(variant.dims[0])
         self.layers = nn.ModuleList(Stage(variant, index) for index in range(4))
         self.proj = nn.Linear(variant.dims[3], variant.classifier_dim)
