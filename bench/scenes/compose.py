@@ -26,8 +26,8 @@ ENLARGEMENT = (1.0, 4.0)
 # An item stays at least this visible, so that no scene shows one that its annotations leave out.
 MIN_VISIBLE_SHARE, MIN_VISIBLE_PIXELS = 0.4, 40
 TRIES = 12  # places tried for an item before it is left out
-# Grey values of 1 to 8 are dirt around an item rather than the item: with 0 in their place, outlines are frayed. Of 10,000
-# training items 16, dark all over, lose more than 40 % of their area by it. Parts of fewer pixels are dirt too.
+# Grey values of 1 to 8 are dirt around an item rather than the item: an outline of all above 0 is frayed. Of the first
+# 10,000 training items 16, dark all over, lose more than 40 % of their area by it. Parts of fewer pixels are dirt too.
 OUTLINE_GREY, SPECK_PIXELS = 8, 8
 # Splits: whose items, which backgrounds, and the number that goes into the seed.
 SPLITS = {"train": ("train", 1), "calibration": ("train", 2), "held_out": ("train", 3), "test": ("test", 4)}
@@ -35,7 +35,7 @@ SPLITS = {"train": ("train", 1), "calibration": ("train", 2), "held_out": ("trai
 
 @dataclass(frozen=True)
 class Scene:
-    """image: (h, w, 3) uint8 RGB; labels: (k,) 0 to 9; masks: (k, h, w) bool, disjoint; items: (k,) which item it is."""
+    """image: (h, w, 3) uint8 RGB; labels: (k,) 0 to 9; masks: (k, h, w) bool, disjoint; items: (k,), their numbers."""
 
     image: np.ndarray
     labels: np.ndarray
@@ -106,25 +106,23 @@ class _Canvas:
         return True
 
 
+@dataclass(frozen=True)
 class Composer:
-    """Makes the scenes of one split. data: the folder of Debian's dataset-fashion-mnist; wheel: scikit-image's."""
+    """Makes the scenes of one split, a name in SPLITS. grey: (n, 28, 28) uint8, and labels: (n,), of all items of the
+    split's source; pool: (m,), which of them are used; pictures: the photographs, of any size; side: of a scene."""
 
-    def __init__(self, data: Path, wheel: Path, split: str, side: int = SIDE):
-        self.source, self.number = SPLITS[split]
-        self.side = side
-        self.pictures = load_pictures(wheel, self.source)
-        prefix = "t10k" if self.source == "test" else "train"
-        dataset = open_dataset(data / f"{prefix}-images-idx3-ubyte.gz")
-        self.grey = np.stack([np.asarray(dataset.read(i)) for i in range(len(dataset))])
-        self.labels = np.asarray(dataset.labels)
-        self.pool = np.arange(len(dataset))
-        if self.source == "train":
-            self.pool = self.pool[-HELD_OUT_ITEMS:] if split == "held_out" else self.pool[:-HELD_OUT_ITEMS]
+    split: str
+    grey: np.ndarray
+    labels: np.ndarray
+    pool: np.ndarray
+    pictures: list[np.ndarray]
+    side: int = SIDE
 
     def scene(self, index: int) -> Scene:
         """Scene number `index`."""
-        rng = np.random.default_rng([SEED, self.number, index])
-        canvas = _Canvas(background(rng, self.pictures, self.source, self.side))
+        source, number = SPLITS[self.split]
+        rng = np.random.default_rng([SEED, number, index])
+        canvas = _Canvas(background(rng, self.pictures, source, self.side))
         for _ in range(rng.integers(0, 5)):
             canvas.lay(*self._distractor(rng), is_item=False)
         kept = []
@@ -185,3 +183,18 @@ class Composer:
                 cv2.line(cover, ends[0], ends[1], 1.0, int(rng.integers(1, 5)))
         y, x = (int(x) for x in rng.integers(-4, self.side - 4, 2))
         return patch.astype(np.float32), cover, y, x
+
+
+def open_composer(data: Path, wheel: Path, split: str) -> Composer:
+    """The composer of a split. data: the folder of Debian's dataset-fashion-mnist; wheel: scikit-image's."""
+    source, _ = SPLITS[split]
+    dataset = open_dataset(data / f"{'t10k' if source == 'test' else 'train'}-images-idx3-ubyte.gz")
+    grey = np.stack([np.asarray(dataset.read(number)) for number in range(len(dataset))])
+    return Composer(split, grey, np.asarray(dataset.labels), pool_of(split, len(dataset)), load_pictures(wheel, source))
+
+
+def pool_of(split: str, items: int) -> np.ndarray:
+    """Which items of its source a split uses: the last training items are the held-out scenes' alone."""
+    if split == "held_out":
+        return np.arange(items - HELD_OUT_ITEMS, items)
+    return np.arange(items if split == "test" else items - HELD_OUT_ITEMS)
