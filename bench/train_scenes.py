@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from rmt_edge.artifact import sha256_of, write_json
 from rmt_edge.model.checkpoint import load_checkpoint
-from rmt_edge.model.spec import RETINANET, SEMANTIC_FPN
+from rmt_edge.model.spec import SEMANTIC_FPN
 from rmt_edge.settings import ROOT
 
 TEST, CALIBRATION, HELD_OUT = 320, 64, 160  # scenes
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, required=True, help="scikit-image's wheel: the photographs lie in it")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "reference" / "scenes")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "scenes", help="where the state of training is")
-    parser.add_argument("--heads", nargs="+", choices=STEPS, help="train only these, retinanet first, and stop there")
+    parser.add_argument("--heads", nargs="+", choices=STEPS, help="train only these, and stop there")
     parser.add_argument("--steps-scale", type=float, default=1.0, help="multiply the steps of every head")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", type=Path, help="also write the record to this file")
@@ -72,16 +72,16 @@ def main() -> None:
 
 
 def trained(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Every head's model, log and time. RetinaNet is the first, and its backbone is what the others begin from."""
+    """Every head's model, log and time. The segmenter is the first, and the detectors begin from it."""
     composer = open_composer(args.data, args.wheel, "train")
     scenes = [composer.scene(index) for index in tqdm(range(POOL), "scenes", file=sys.stderr, mininterval=10)]
     results: dict[str, dict[str, Any]] = {}
     for head, steps in STEPS.items():
-        if args.heads and head not in args.heads:
+        if args.heads and head not in (*args.heads, SEMANTIC_FPN):
             continue
-        backbone = None if head == RETINANET else results[RETINANET]["model"].backbone
+        segmenter = None if head == SEMANTIC_FPN else results[SEMANTIC_FPN]["model"]
         state = args.folder / f"{head}.pt"
-        results[head] = train(head, scenes, max(1, round(steps * args.steps_scale)), state, backbone)
+        results[head] = train(head, scenes, max(1, round(steps * args.steps_scale)), state, segmenter)
     return results
 
 

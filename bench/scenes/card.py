@@ -11,7 +11,7 @@ TITLES = {"retinanet": "RetinaNet", "mask_rcnn": "Mask R-CNN", "semantic_fpn": "
 def write_card(path: Path, record: dict[str, Any]) -> None:
     """README.md of the folder."""
     heads = record["heads"]
-    test, names = record["scenes"]["test"], [TITLES[x] for x in heads]
+    test = record["scenes"]["test"]
     rows = "\n".join(
         f"| {TITLES[head]} | `{row['file']}` | {row['parameters']:,} | {row['steps']:,} × {record['batch']} scenes, "
         f"{row['training_cpu_seconds'] / 60:.0f} min | {_scores(row['held_out'])} | **{_scores(row['test'])}** |"
@@ -34,7 +34,7 @@ photographs, what surrounds them is put together by `bench/scenes/compose.py`. N
 {rows}
 
 AP by pycocotools, IoU 0.5 to 0.95, in percent, and mIoU; in brackets the 95 % interval over images. All in float32 by
-PyTorch, of the files as they lie here. {names[0]}'s backbone is what the others' began from.
+PyTorch, of the files as they lie here. The detectors began from the segmenter's backbone and pyramid.
 
 | | |
 |---|---|

@@ -10,6 +10,7 @@ from scenes.compose import (
     CLASSES,
     MIN_VISIBLE_PIXELS,
     OUTLINE_GREY,
+    SIDE,
     SPLITS,
     Composer,
     box_of,
@@ -20,12 +21,12 @@ from scenes.compose import (
 from tests.conftest import REFERENCE
 
 
-def composer_of(split, pool=None):
+def composer_of(split, pool=None, side=SIDE):
     """Scenes of the shipped test items on noise, whatever the split."""
     with np.load(REFERENCE / "test.npz") as arrays:
         grey, labels = arrays["images"], arrays["labels"]
     pictures = [np.random.default_rng(i).integers(0, 256, (120, 150, 3), np.uint8) for i in range(2)]
-    return Composer(split, grey, labels, np.arange(len(grey)) if pool is None else pool, pictures)
+    return Composer(split, grey, labels, np.arange(len(grey)) if pool is None else pool, pictures, side)
 
 
 @pytest.fixture(scope="module")
