@@ -30,7 +30,7 @@ from rmt_edge.settings import ROOT, known_settings
 
 REFERENCE = ROOT / "bench" / "reference"
 CHECKPOINT = REFERENCE / "rmt_nano_fashion_mnist.safetensors"
-METRICS = ("top1_percent", "drop_points", "drop_interval_points", "agreement_percent")
+METRICS = ("percent", "drop_points", "drop_interval_points", "agreement_percent")
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def measured(recipe: QuantizationRecipe, data: Path, folder: Path) -> dict[str, 
     return {
         "recipe": recipe.to_dict(),
         "int8_layers": len(recipe.int8_layers(onnx.details["variant"])),
-        "reference_top1_percent": predictions.details["reference_top1_percent"],
+        "reference_percent": predictions.details["reference_percent"],
         **{name: predictions.details[name] for name in METRICS},
         "onnx_nodes": onnx.details["nodes"],
         "onnx_relative_error": onnx.details["relative_error"],

@@ -57,7 +57,7 @@ CHECKPOINT = REFERENCE / "rmt_nano_fashion_mnist.safetensors"
 BITS = np.arange(8.0, 16.001, 0.05)
 SCORE_BATCH = 50
 NOISE_IMAGES = 128
-KEPT = ("top1_percent", "drop_points", "drop_interval_points", "agreement_percent")
+KEPT = ("percent", "drop_points", "drop_interval_points", "agreement_percent")
 
 
 def main() -> None:
@@ -240,7 +240,7 @@ def tested(onnx_files: dict[str, Artifact], test: Path) -> dict[str, dict[str, A
         parents = [onnx.as_parent(), open_checkpoint(CHECKPOINT).as_parent(TRAINED), open_dataset(test).as_parent()]
         if known is None or known.manifest.parents != parents:
             known = validate_against_checkpoint(onnx, CHECKPOINT, test, max_drop=100)
-        rows[name] = {key: known.details[key] for key in ("reference_top1_percent", *KEPT)}
+        rows[name] = {key: known.details[key] for key in ("reference_percent", *KEPT)}
     return rows
 
 

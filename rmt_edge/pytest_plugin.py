@@ -32,7 +32,7 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers",
         f"{MARKER}(max_drop=0.5, max_latency_ratio=1.1, max_size_ratio=1.05, confidence=None): what {FIXTURE}.check "
-        "allows: points of top-1 lost, ratios now over baseline, confidence of the drop's upper end",
+        "allows: points of accuracy lost, ratios now over baseline, confidence of the drop's upper end",
     )
     given = config.getoption(OPTION)
     if given:

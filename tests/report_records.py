@@ -99,7 +99,7 @@ def engine_sha256(recipe: str) -> str:
 def write_device_accuracy(folder: Path, stem: str, recipe: str, drop: float = 0.2) -> None:
     """The manifest alone of an engine's predictions, as a device sends it back."""
     details = {
-        "top1_percent": 92.0 - drop, "top5_percent": 99.0, "reference_top1_percent": 92.0, "drop_points": drop,
+        "metric": "top-1", "percent": 92.0 - drop, "reference_percent": 92.0, "drop_points": drop,
         "drop_interval_points": [drop - 0.5, drop + 0.5], "agreement_percent": 98.0, "images": 500, "machine": MACHINE,
         "max_drop_points": 0.5, "within_max_drop": drop <= 0.5,
     }  # fmt: skip
@@ -124,11 +124,16 @@ def sensitivity(variant: str, checkpoint: dict[str, str]) -> dict[str, Any]:
             drop = 0.05 * i - 0.1
             groups.append(
                 {"group": group, "by": by, "layers": [x.name for x in layers if key(x) == group]}
-                | {"top1_percent": 92.0 - drop, "drop_points": drop, "drop_interval_points": [drop - 0.1, drop + 0.1]}
+                | {
+                    "metric": "top-1",
+                    "percent": 92.0 - drop,
+                    "drop_points": drop,
+                    "drop_interval_points": [drop - 0.1, drop + 0.1],
+                }
                 | {"agreement_percent": 99.5, "kl_nats": 1e-4 * 1.3**i, "sqnr_db": 40.0 - i}
             )
     return {"kind": "sensitivity", "checkpoint": checkpoint, "images": 1000, "seconds": 9.0, "groups": groups} | {
-        "reference_top1_percent": 92.0, "versions": {}, "created": "2026-01-01T00:00:00+00:00"
+        "reference_percent": 92.0, "versions": {}, "created": "2026-01-01T00:00:00+00:00"
     }  # fmt: skip
 
 
@@ -142,7 +147,7 @@ def search(checkpoint: dict[str, str]) -> dict[str, Any]:
     ]
     alone = {"name": "6 groups, 24 layers", "int8_layers": [], "estimated_latency_ms": 0.8, "drop_points": None}
     return {
-        "kind": "search", "checkpoint": checkpoint, "budget": {"metric": "top1", "points": 0.2}, "images": 1000,
+        "kind": "search", "checkpoint": checkpoint, "budget": {"metric": "accuracy", "points": 0.2}, "images": 1000,
         "batch": 1, "device": "fixture-device", "candidates": [*candidates, alone | {"predicted_drop_points": 0.5}],
         "recipe_candidate": candidates[5] | {"name": "recipe int8"}, "chosen": "3 groups, 12 layers",
     }  # fmt: skip

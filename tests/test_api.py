@@ -19,7 +19,7 @@ made = rmt_edge.deploy({checkpoint!r}, {images!r}, calibration={images!r}, outpu
                        kernels="native", max_drop=100)
 onnx = made.models["tiny"].onnx
 with rmt_edge.open_onnx(onnx) as run:                     # on a device: rmt_edge.open_engine("X.engine")
-    logits = run(rmt_edge.read_images([{image!r}], run.preprocessing))
+    logits = run(rmt_edge.read_images([{image!r}], run.preprocessing))["logits"]
 print(logits.shape, logits.argmax(1))
 """
 

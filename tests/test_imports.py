@@ -25,7 +25,8 @@ DEVICE_SIDE = (
     *("runtime.cuda_graph", "runtime.engine_runner", "runtime.open", "runtime.runner"),
     *("latency.bench", "latency.measure", "latency.percentiles", "latency.sensors", "latency.telemetry"),
     *("latency.candidates", "latency.record", "latency.verdict"),
-    *("accuracy.limits", "accuracy.paired", "accuracy.predictions", "accuracy.resume", "accuracy.subject"),
+    *("accuracy.limits", "accuracy.predictions", "accuracy.resume", "accuracy.subject"),
+    *("tasks.classification", "tasks.comparison", "tasks.task", "tasks.tasks"),
     *("engine.build", "engine.config", "engine.layers", "engine.log", "engine.plugin_layers"),
     *("bundle.archive", "bundle.bundle", "bundle.subset", "bundle.validate", "gate.baseline", "gate.gate"),
 )
@@ -39,6 +40,7 @@ FLOORS = (
     {"device", "quantization"},
     {"plugin", "model"},
     {"ops", "data"},
+    {"tasks"},
     {"settings", "artifact", "metrics", "errors", "progress", "pytest_plugin"},
 )
 WORKSTATION_ONLY = {"torch", "modelopt", "triton", "onnxruntime", "onnx", "safetensors", "PIL", "matplotlib", "jinja2"}

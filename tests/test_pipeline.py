@@ -104,7 +104,7 @@ def test_where_the_engine_s_gpu_is_the_engine_itself_is_validated_and_measured(
     assert opened == [f"nano.{x}.rtx-portable.native.engine" for x in ("fp16", "int8")]
     for model in deployment.models.values():
         assert model.engine_predictions.manifest.source["sha256"] == model.engine.sha256
-        assert model.engine_predictions.details["top1_percent"] == model.predictions.details["top1_percent"]
+        assert model.engine_predictions.details["percent"] == model.predictions.details["percent"]
         assert model.engine_predictions.path in deployment.paths
     assert [x.name for x in deployment.measured] == [
         *(x.replace(".engine", ".json") for x in opened),

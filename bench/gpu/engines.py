@@ -47,7 +47,7 @@ HAS_GPU = torch.cuda.is_available()
 KERNELS = ("plugin", "native")
 BATCHES = (1, 8, 64)
 PROBE = Path(__file__).parent / "probe.py"
-ACCURACY = ("images", "top1_percent", "drop_points", "drop_interval_points", "agreement_percent",
+ACCURACY = ("images", "percent", "drop_points", "drop_interval_points", "agreement_percent",
             "logits_relative_error", "logits_sqnr_db")  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop
 from rmt_edge.accuracy.predictions import BATCH, Run, predict_resumably, write_predictions
 from rmt_edge.accuracy.resume import finish
+from rmt_edge.accuracy.subject import spec_in
 from rmt_edge.accuracy.validate import DataImages, checked_workers, validate
 from rmt_edge.artifact import (
     ONNX,
@@ -25,11 +26,16 @@ from rmt_edge.artifact import (
     output_folder,
     read_artifact,
 )
-from rmt_edge.data.dataset import Dataset, check_labels, image_count, open_dataset
+from rmt_edge.data.dataset import Dataset, image_count, open_dataset
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
+from rmt_edge.data.truth import check_truth
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
+from rmt_edge.model.heads import spec_of
 from rmt_edge.model.torch_device import device_name, torch_device
 from rmt_edge.runtime.onnx_runner import open_onnx
+from rmt_edge.runtime.torch_runner import arrays_of
+from rmt_edge.tasks.task import Outputs
+from rmt_edge.tasks.tasks import TASKS
 
 
 def reference_predictions(
@@ -64,24 +70,30 @@ def reference_predictions(
     runtime = f"PyTorch, float32, {device_name(runs_on)}"
     details = {"images": len(dataset), "drawn": dataset.drawing(), "runtime": runtime}
     identity = {"parents": parents, "weights": opened.weights, "runtime": runtime, "drawn": details["drawn"]}
-    top, details["resumed_images"] = predict_resumably(
-        lambda: runner_of(opened.model, runs_on), lambda at: DataImages(dataset, workers, at),
-        preprocessing, opened.model.num_classes, path, identity, "float32 reference",
+    spec = spec_of(opened.model, preprocessing)
+    task, truth = TASKS[spec.task], dataset.truth
+    if not isinstance(truth, np.ndarray | None):
+        truth = check_truth(dataset, task, spec)
+    details["task"] = spec.task
+    rows, details["resumed_images"] = predict_resumably(
+        lambda: runner_of(opened.model, runs_on), lambda at: DataImages(dataset, preprocessing, truth, workers, at),
+        preprocessing, task, spec, path, identity, "float32 reference",
         images_at_a_time(preprocessing, BATCH),
     )  # fmt: skip
+    rows |= task.kept_beside(rows, truth)
     seconds = time.monotonic() - start
-    predictions = write_predictions(path, top.classes, parents, settings, details, seconds, top.scores, dataset.labels)
+    predictions = write_predictions(path, rows, parents, settings, details, seconds)
     finish(path)
     return predictions
 
 
 def runner_of(model: nn.Module, device: torch.device) -> Run:
-    """A model as a function of arrays: (b, 3, h, w) float32 to (b, classes) float32. The model stays where it is."""
+    """A model as a function of arrays: (b, 3, h, w) float32 to its outputs by name. The model stays where it is."""
     running = model if device.type == "cpu" else copy.deepcopy(model).to(device)
 
-    def run(batch: np.ndarray) -> np.ndarray:
+    def run(batch: np.ndarray) -> Outputs:
         with torch.inference_mode():
-            return running(torch.from_numpy(batch).to(device)).cpu().numpy()
+            return arrays_of(running(torch.from_numpy(batch).to(device)))
 
     return run
 
@@ -107,7 +119,8 @@ def validate_against_checkpoint(
     opened = open_checkpoint(checkpoint, source.details["weights"])
     check_made_from(source, opened.identity)
     dataset, folder = open_dataset(data, labels_file), output or source.path.parent
-    check_labels(dataset, source.details["num_classes"])
+    spec = spec_in(source.details)
+    check_truth(dataset, TASKS[spec.task], spec)
     preprocessing = Preprocessing.from_dict(source.details["preprocessing"])
     reference = reference_predictions(opened, dataset, folder, preprocessing, images, workers=workers, device=device)
     runner = open_onnx(source)

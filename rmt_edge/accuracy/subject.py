@@ -8,6 +8,15 @@ from rmt_edge.accuracy.predictions import BATCH
 from rmt_edge.artifact import ENGINE, ONNX, Artifact, read_artifact, read_manifest
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
 from rmt_edge.device.machine import this_machine
+from rmt_edge.model.spec import CLASSIFIER, ModelSpec
+
+
+def spec_in(details: dict[str, Any]) -> ModelSpec:
+    """What a model is, by the details of its manifest; those of the first version are of classifiers."""
+    if "spec" in details:
+        return ModelSpec.from_dict(details["spec"])
+    size = details["preprocessing"]
+    return ModelSpec(details["variant"], CLASSIFIER, details["num_classes"], size["height"], size["width"])
 
 
 @dataclass(frozen=True)

@@ -2,40 +2,44 @@
 
 Reference: predictions of the float32 PyTorch model as published, out of the very checkpoint (accuracy/reference.py
 makes them, on a workstation). Subject: the very file, through ONNX Runtime or on the GPU of this machine. Both see the
-same preprocessed images; all metrics are paired per image. The five best classes of every image and their logits are
-kept, so that any other metric can be computed later, and kept from the first batch on, so that a run that was killed
-continues (accuracy/resume.py). Without torch, so that a device holds its engine to as many images as there are.
+same preprocessed images; all metrics are paired per image. What the task keeps of every image lets any other
+metric be computed later, and is kept from the first batch on, so that a run that was killed continues
+(accuracy/resume.py). Without torch, so that a device holds its engine to as many images as there are.
 """
 
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, judgement
-from rmt_edge.accuracy.paired import worst_images
-from rmt_edge.accuracy.predictions import Run, accuracy, padded, predict_resumably, top_in, write_predictions
+from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop
+from rmt_edge.accuracy.predictions import Run, accuracy, padded, predict_resumably, rows_in, write_predictions
 from rmt_edge.accuracy.resume import finish
-from rmt_edge.accuracy.subject import Subject, subject_of
+from rmt_edge.accuracy.subject import Subject, spec_in, subject_of
 from rmt_edge.artifact import CHECKPOINT, DATA, PREDICTIONS, Artifact, output_folder, parent_of, read_artifact
-from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
+from rmt_edge.data.dataset import Dataset, open_dataset
 from rmt_edge.data.preprocess import Preprocessing
+from rmt_edge.data.truth import check_truth
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.runtime.open import open_runner
+from rmt_edge.tasks.task import Frame, Named
+from rmt_edge.tasks.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DataImages:
-    """Images of a data set from the image `start` on, as `logits_of` runs over them."""
+    """Images of a data set from the image `start` on, as `outputs_of` runs over them."""
 
     dataset: Dataset
+    preprocessing: Preprocessing
+    truth: Any
     workers: int | None = None
     start: int = 0
 
@@ -45,6 +49,10 @@ class DataImages:
     def batches(self, preprocessing: Preprocessing, batch: int) -> Iterator[np.ndarray]:
         """Network inputs (b, 3, h, w) float32, in order."""
         return self.dataset.batches(preprocessing, batch, self.start, self.workers)
+
+    def frames(self, first: int, count: int) -> Sequence[Frame]:
+        """See Images."""
+        return self.dataset.frames(self.preprocessing, first, count)
 
 
 def validate(
@@ -75,7 +83,9 @@ def validate(
     expected = read_artifact(reference, PREDICTIONS)
     check_reference_model(expected, subject, preprocessing)
     dataset = referenced_images(expected, open_dataset(data, labels_file))
-    labels = check_labels(dataset, details["num_classes"])
+    spec = spec_in(details)
+    task = TASKS[spec.task]
+    truth = check_truth(dataset, task, spec)
     folder = output_folder(output or subject.file.path.parent)
     path = folder / f"{subject.file.path.stem}.predictions.npz"
     parents = [
@@ -91,26 +101,24 @@ def validate(
             found = opened.enter_context(open_runner(subject.file, libraries)) if runner is None else runner
             return padded(found, subject.batches.start)
 
-        top, resumed_images = predict_resumably(
-            load, lambda at: DataImages(dataset, workers, at), preprocessing, details["num_classes"], path, identity,
-            title, batch,
+        rows, resumed_images = predict_resumably(
+            load, lambda at: DataImages(dataset, preprocessing, truth, workers, at), preprocessing, task, spec, path,
+            identity, title, batch,
         )  # fmt: skip
-    before = top_in(expected)
+    rows |= task.kept_beside(rows, truth)
+    named = Named(dataset.name, dataset.class_names)
     found: dict[str, Any] = (
-        accuracy(before.classes, top.classes, labels, dataset.class_names)
-        | {"worst_images": worst_images(before, top, labels, dataset.name)}
-        | judgement(before.classes, top.classes, labels, max_drop, confidence)
+        accuracy(task, rows_in(expected), rows, named, max_drop, confidence)
         | subject.facts
-        | {"images": len(dataset), "drawn": dataset.drawing(), "resumed_images": resumed_images}
+        | {"task": spec.task, "images": len(dataset), "drawn": dataset.drawing(), "resumed_images": resumed_images}
         | {"reference": {"sha256": expected.sha256, "runtime": expected.details["runtime"]}}
     )
     seconds = time.monotonic() - start
-    recipe = subject.file.recipe
-    predictions = write_predictions(path, top.classes, parents, recipe, found, seconds, top.scores, labels)
+    predictions = write_predictions(path, rows, parents, subject.file.recipe, found, seconds)
     finish(path)
     logger.info(
-        "validate: %s, %d images, top-1 %.2f %%, drop %.2f points, in %.1f s",
-        subject.file.path.name, len(dataset), found["top1_percent"], found["drop_points"], seconds,
+        "validate: %s, %d images, %s %.2f %%, drop %.2f points, in %.1f s", subject.file.path.name, len(dataset),
+        found["metric"], found["percent"], found["drop_points"], seconds,
     )  # fmt: skip
     return predictions
 

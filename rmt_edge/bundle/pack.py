@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmt_edge.accuracy.predictions import BATCH, accuracy, logits_of
+from rmt_edge.accuracy.predictions import BATCH, outputs_of
 from rmt_edge.accuracy.reference import runner_of
 from rmt_edge.artifact import (
     ONNX,
@@ -36,12 +36,14 @@ from rmt_edge.bundle.subset import IMAGES, LABELS, LOGITS, NAMES, Subset
 from rmt_edge.data.dataset import Dataset, check_labels, open_dataset
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.metrics import top_classes
+from rmt_edge.metrics import hits, percent, top_classes
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
+from rmt_edge.model.heads import spec_of
 from rmt_edge.plugin.cxx import ARCHITECTURES
 from rmt_edge.plugin.load import LIBRARIES as LIBRARY_FOLDER
 from rmt_edge.plugin.load import library_name
 from rmt_edge.progress import progress_bar
+from rmt_edge.tasks.tasks import TASKS
 
 DEFAULT_IMAGES = 512
 # What all models of a bundle have in common: one subset of images and one set of float32 logits serves them all.
@@ -255,13 +257,12 @@ def write_subset(
     logits = reference_logits(subset, preprocessing, checkpoint)
     np.save(folder / LABELS, subset.labels)
     np.save(folder / LOGITS, logits)
-    classes = top_classes(logits, 5)
-    found = accuracy(classes, classes, subset.labels)
     return {
         "images": len(subset),
         "dataset": chosen.identity | {"images": of},
         "class_names": None if chosen.class_names is None else list(chosen.class_names),
-        **{name: found[name] for name in ("reference_top1_percent", "reference_top5_percent")},
+        "metric": "top-1",
+        "reference_percent": percent(hits(top_classes(logits, 1), subset.labels)),
     }
 
 
@@ -269,4 +270,6 @@ def reference_logits(subset: Subset, preprocessing: Preprocessing, checkpoint: C
     """The logits of the float32 PyTorch model as published. (n, classes), float32."""
     # On the CPU whatever there is, so that the same inputs give the same bytes.
     run, batch = runner_of(checkpoint.model, torch.device("cpu")), images_at_a_time(preprocessing, BATCH)
-    return np.concatenate(list(logits_of(run, subset, preprocessing, "float32 reference", batch)))
+    spec = spec_of(checkpoint.model, preprocessing)
+    outputs = outputs_of(run, subset, preprocessing, TASKS[spec.task], spec, "float32 reference", batch)
+    return np.concatenate([x["logits"] for x in outputs])

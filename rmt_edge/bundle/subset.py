@@ -7,7 +7,7 @@ images' names in their data set.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.tasks.task import Frame
 
 IMAGES, LABELS, LOGITS = (f"validation/{name}.npy" for name in ("images", "labels", "logits"))
 NAMES = "validation/names.json"
@@ -30,6 +31,14 @@ class Subset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def frames(self, first: int, count: int) -> Sequence[Frame]:
+        """Of a classifier none."""
+        return ()
+
+    @property
+    def truth(self) -> np.ndarray:
+        return self.labels
 
     def batches(self, preprocessing: Preprocessing, batch: int) -> Iterator[np.ndarray]:
         """Network inputs (b, 3, h, w) float32, in order, the last batch smaller."""

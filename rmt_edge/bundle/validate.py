@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop, judgement
-from rmt_edge.accuracy.paired import worst_images
-from rmt_edge.accuracy.predictions import Run, accuracy, logits_of, padded, top_of, write_predictions
-from rmt_edge.accuracy.subject import Subject, subject_of
+from rmt_edge.accuracy.limits import checked_confidence, checked_max_drop
+from rmt_edge.accuracy.predictions import Run, accuracy, outputs_of, padded, write_predictions
+from rmt_edge.accuracy.subject import Subject, spec_in, subject_of
 from rmt_edge.artifact import CHECKPOINT, DATA, ENGINE, ONNX, SUBSET, Artifact, output_folder, parent_of, read_artifact
 from rmt_edge.bundle.bundle import SUFFIX, Index, read_folder, subset_of, unpack
 from rmt_edge.bundle.subset import IMAGES
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error, sqnr_db
+from rmt_edge.tasks.task import Named, Rows, Spec, Task
+from rmt_edge.tasks.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -72,22 +73,19 @@ def _validate(
     subset, reference_logits = subset_of(folder, index)
     preprocessing = Preprocessing.from_dict(index.preprocessing)
     run, batch = padded(runner, subject.batches.start), subject.batch_of(preprocessing)
-    found = logits_of(run, subset, preprocessing, f"validate {subject.file.path.name}", batch)
-    logits = np.concatenate(list(found))
-    if logits.shape != reference_logits.shape:
-        raise RmtEdgeError(
-            f"{subject.file.path.name} gives logits of shape {logits.shape}, the bundle's {reference_logits.shape}."
-        )
-    reference, top = top_of(reference_logits), top_of(logits)
-    names = index.validation["class_names"]
+    spec = spec_in(subject.file.details)
+    task = TASKS[spec.task]
+    title = f"validate {subject.file.path.name}"
+    found = list(outputs_of(run, subset, preprocessing, task, spec, title, batch))
+    logits = np.concatenate([x["logits"] for x in found])
+    reference, rows = (judged_rows(task, spec, x, subset.labels) for x in (reference_logits, logits))
     dataset = index.validation["dataset"]
+    named = Named(subset.names.__getitem__, index.validation["class_names"])
     details = (
-        accuracy(reference.classes, top.classes, subset.labels, None if names is None else tuple(names))
+        accuracy(task, reference, rows, named, max_drop, confidence)
         | logit_distance(logits, reference_logits)
-        | {"worst_images": worst_images(reference, top, subset.labels, subset.names.__getitem__)}
-        | judgement(reference.classes, top.classes, subset.labels, max_drop, confidence)
         | subject.facts
-        | {"images": len(subset), "dataset_images": dataset["images"]}
+        | {"task": spec.task, "images": len(subset), "dataset_images": dataset["images"]}
     )
     parents = [
         subject.file.as_parent(),
@@ -96,13 +94,19 @@ def _validate(
         parent_of(IMAGES, str(index.sha256_of(IMAGES)), SUBSET),
     ]
     seconds = time.monotonic() - start
-    recipe = subject.file.recipe
-    predictions = write_predictions(path, top.classes, parents, recipe, details, seconds, top.scores, subset.labels)
+    predictions = write_predictions(path, rows, parents, subject.file.recipe, details, seconds)
     logger.info(
-        "validate: %s, %d images, top-1 %.2f %%, drop %.2f points, in %.1f s",
-        subject.file.path.name, len(subset), details["top1_percent"], details["drop_points"], seconds,
+        "validate: %s, %d images, %s %.2f %%, drop %.2f points, in %.1f s", subject.file.path.name, len(subset),
+        details["metric"], details["percent"], details["drop_points"], seconds,
     )  # fmt: skip
     return predictions
+
+
+def judged_rows(task: Task, spec: Spec, logits: np.ndarray, labels: np.ndarray) -> Rows:
+    """What the task keeps of a classifier's logits (n, classes), with the labels beside it."""
+    records = task.rows_of({"logits": logits}, spec, (), labels, 0)
+    rows = {name: np.ascontiguousarray(records[name]) for name in records.dtype.names or ()}
+    return rows | task.kept_beside(rows, labels)
 
 
 def unpacked(bundle: Path) -> Path:

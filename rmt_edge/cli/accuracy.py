@@ -62,7 +62,9 @@ def add_commands(commands) -> None:
     sub.add_argument("--test", type=Path, metavar="IMAGES", help="the test's images, to be sure that none is shared")
     sub.add_argument("--images", type=int, help="how many of the selection images (all)")
     sub.add_argument("--budget", type=float, required=True, metavar="POINTS", help="how much may be lost")
-    sub.add_argument("--metric", metavar="top1|agreement", help="of what: top-1, or agreement with float32 (top1)")
+    sub.add_argument(
+        "--metric", metavar="accuracy|agreement", help="of what: top-1, or agreement with float32 (accuracy)"
+    )
     sub.add_argument(
         "--confidence",
         type=float,

@@ -33,7 +33,7 @@ def add_commands(commands) -> None:
     sub = add_command(commands, gate)
     sub.add_argument("results", type=Path, help="a folder of results, or one predictions file")
     sub.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="a file that `baseline` wrote")
-    sub.add_argument("--max-drop", type=float, metavar="POINTS", help="top-1 that may be lost (0.5)")
+    sub.add_argument("--max-drop", type=float, metavar="POINTS", help="of top-1, AP or mIoU that may be lost (0.5)")
     sub.add_argument("--confidence", type=float, metavar="P", help="hold the upper end of the drop's interval to it")
     sub.add_argument("--max-latency-ratio", type=float, metavar="R", help="now over baseline, same machine (1.1)")
     sub.add_argument("--max-size-ratio", type=float, metavar="R", help="now over baseline (1.05)")

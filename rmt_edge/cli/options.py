@@ -53,7 +53,7 @@ def add_data(sub: argparse.ArgumentParser, required: bool = True) -> None:
     sub.add_argument(
         "--workers", type=int, metavar="N", help="processes that decode a folder's images (half the cores)"
     )
-    sub.add_argument("--max-drop", type=float, metavar="POINTS", help="top-1 that may be lost (0.5)")
+    sub.add_argument("--max-drop", type=float, metavar="POINTS", help="of top-1, AP or mIoU that may be lost (0.5)")
     sub.add_argument(
         "--confidence", type=float, metavar="P", help="hold the upper end of the drop's interval to it, e.g. 0.95"
     )

@@ -10,12 +10,8 @@ the same name with `labels-idx1`.
 """
 
 import contextlib
-import gzip
 import hashlib
 import os
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,18 +21,24 @@ import numpy as np
 from PIL import Image
 
 from rmt_edge.artifact import DATA, parent_of
+from rmt_edge.data.array_files import read_idx, read_npz
+from rmt_edge.data.coco import read_annotations
 from rmt_edge.data.decoding import (
     IMAGE_SUFFIXES,
     decode,
     decoded_by_workers,
     default_workers,
     fit,
+    image_size,
     no_image,
     read_image,
 )
 from rmt_edge.data.draw import Draw, draw
+from rmt_edge.data.label_maps import LabelFiles, open_label_maps
 from rmt_edge.data.preprocess import Preprocessing, normalise
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.tasks.annotations import Annotations
+from rmt_edge.tasks.task import Frame
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Dataset:
     labels: (n,) int64 or None. num_classes: the number of class folders, None where only the labels tell.
     sha256: of the file; of a folder, of its files' names and sizes. files: of a folder, in the order of the images.
     class_names: of class folders, by class number. chosen: which images of the whole set these are, None for all.
+    annotations: the objects of the images, or their label maps, of a detector's or segmenter's set.
     """
 
     path: Path
@@ -57,9 +60,34 @@ class Dataset:
     files: tuple[Path, ...] | None = None
     class_names: tuple[str, ...] | None = None
     chosen: Draw | None = None
+    annotations: Annotations | LabelFiles | None = None
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def truth(self) -> Any:
+        """What a model is held to (tasks/), None where there is none: labels, objects or label maps."""
+        return self.labels if self.annotations is None else self.annotations
+
+    def frames(self, preprocessing: Preprocessing, first: int, count: int) -> list[Frame]:
+        """Where so many of the pictures lie in the network's input; of `within` alone."""
+        if preprocessing.within is None:
+            return []
+        sizes = (self.size(i) for i in range(first, first + count))
+        return [preprocessing.frame(height, width) for height, width in sizes]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of a picture; of a file from its head, held to what the annotations say."""
+        width, height = image_size(self.files[index]) if self.files else self.read(index).size
+        known = self.annotations.sizes[index].tolist() if isinstance(self.annotations, Annotations) else [height, width]
+        if known != [height, width]:
+            raise RmtEdgeError(
+                f"{self.name(index)} has {width}x{height} pixels; its annotations say {known[1]}x{known[0]}.",
+                "boxes and masks are of the picture's own pixels.",
+                "Use the pictures that the annotations were made for.",
+            )
+        return height, width
 
     @property
     def identity(self) -> dict[str, str]:
@@ -97,6 +125,7 @@ class Dataset:
             read=lambda i: read(int(found.indices[i])),
             files=None if self.files is None else tuple(self.files[i] for i in found.indices),
             chosen=found,
+            annotations=None if self.annotations is None else self.annotations.chosen(found.indices),
         )
 
     def drawing(self) -> dict[str, Any]:
@@ -120,19 +149,24 @@ class Dataset:
         else:
             pixels = (self.pixels(list(piece), preprocessing) for piece in pieces)
         with contextlib.closing(pixels):
-            for images in pixels:
-                yield normalise(images, preprocessing)
+            for piece, images in zip(pieces, pixels, strict=True):
+                yield normalise(images, preprocessing, self.frames(preprocessing, piece.start, len(piece)))
 
 
-def open_dataset(source: str | Path | Dataset, labels_file: str | Path | None = None) -> Dataset:
+def open_dataset(
+    source: str | Path | Dataset, labels_file: str | Path | None = None, annotations: str | Path | None = None
+) -> Dataset:
     """The data set at a path; its kind follows from what lies there. No image of a folder is read.
 
     source: its path, or the data set itself, which is returned as it is. labels_file: the labels of a flat folder, a
-    line `name label` for each image.
+    line `name label` for each image. annotations: what is to be found in the images of a folder: COCO's JSON of boxes
+    and masks (data/coco.py), or the folder of their label maps (data/label_maps.py).
     """
     if isinstance(source, Dataset):
         return source
     path = Path(source)
+    if annotations is not None:
+        return _open_annotated(path, Path(annotations))
     if path.is_dir():
         return _open_folder(path, None if labels_file is None else Path(labels_file))
     if labels_file is not None:
@@ -143,9 +177,9 @@ def open_dataset(source: str | Path | Dataset, labels_file: str | Path | None = 
     if not path.exists():
         raise RmtEdgeError(f"There is no data set at {path}.", do="Pass an image folder, an .npz or an IDX file.")
     if path.suffix == ".npz":
-        images, labels = _read_npz(path)
+        images, labels = read_npz(path)
     elif "idx3" in path.name:
-        images, labels = _read_idx(path)
+        images, labels = read_idx(path)
     else:
         raise RmtEdgeError(
             f"{path} is no data set that rmt-edge reads.",
@@ -225,6 +259,24 @@ def _open_folder(path: Path, labels_file: Path | None) -> Dataset:
     return Dataset(path, len(files), labels, num_classes, digest, lambda i: read_image(files[i]), files, class_names)
 
 
+def _open_annotated(path: Path, annotations: Path) -> Dataset:
+    """A folder of images with COCO's JSON file, or with a folder of label maps."""
+    if not path.is_dir():
+        raise RmtEdgeError(f"There is no folder {path}.", "--annotations are of the images of a folder.")
+    found: Annotations | LabelFiles
+    if annotations.is_dir():
+        found, digest = open_label_maps(path, annotations)
+        files, class_names = found.pictures, None
+    else:
+        found, files, digest = read_annotations(annotations, path)
+        class_names = found.class_names
+    listing = "\n".join([digest, *(f"{x.relative_to(path).as_posix()} {x.stat().st_size}" for x in files)])
+    digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
+    return Dataset(
+        path, len(files), None, None, digest, lambda i: read_image(files[i]), files, class_names, annotations=found
+    )
+
+
 def _files_under(folder: Path, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
     """Each file's parts below the data set's folder and its size; hidden ones are left out."""
     with os.scandir(folder) as entries:
@@ -262,43 +314,3 @@ def _read_labels(path: Path, names: list[str], has_classes: bool) -> np.ndarray:
             "every image of the folder needs a line.",
         )
     return np.array([labels[name] for name in names], np.int64)
-
-
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if "images" not in arrays:
-                raise RmtEdgeError(
-                    f"{path} holds no array `images`.", f"it holds: {', '.join(arrays.files) or 'nothing'}."
-                )
-            images = arrays["images"]
-            labels = arrays["labels"] if "labels" in arrays else None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise RmtEdgeError(f"{path} cannot be read as an .npz file: {error}.") from error
-    is_image_array = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 3)
-    if images.dtype != np.uint8 or not is_image_array:
-        raise RmtEdgeError(
-            f"{path}: `images` is {images.dtype} {images.shape}.", "it must be uint8, (n, h, w) or (n, h, w, 3)."
-        )
-    return images, labels
-
-
-def _read_idx(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    labels_path = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-    has_labels = labels_path != path and labels_path.exists()
-    return _read_idx_array(path, 3), _read_idx_array(labels_path, 1) if has_labels else None
-
-
-def _read_idx_array(path: Path, rank: int) -> np.ndarray:
-    """One IDX file of unsigned bytes: 0, 0, type 8, rank; the sizes, big-endian; the data."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise RmtEdgeError(f"{path} cannot be unpacked: {error}.") from error
-    header = 4 + 4 * rank
-    if len(data) < header or data[:4] != bytes((0, 0, 8, rank)):
-        raise RmtEdgeError(f"{path} is not an IDX file of unsigned bytes with {rank} dimensions.")
-    shape = struct.unpack(f">{rank}I", data[4:header])
-    if len(data) - header != int(np.prod(shape)):
-        raise RmtEdgeError(f"{path} is cut short or too long: {len(data) - header} bytes of data for shape {shape}.")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)

@@ -4,6 +4,7 @@ Workers are spawned: a fork would copy the threads' locks of PyTorch and ONNX Ru
 AHEAD batches per worker lie in memory.
 """
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -32,14 +34,36 @@ AHEAD = 2  # batches under way per worker: one that is decoded, one that waits
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resize (bicubic) to cover the target over crop_ratio, crop the centre. Returns (height, width, 3) uint8."""
+    """Resize (bicubic) to cover the target over crop_ratio, crop the centre. Returns (height, width, 3) uint8.
+
+    With `within` the picture is kept whole, see Preprocessing.
+    """
     image = image.convert("RGB")
+    if preprocessing.within is not None:
+        return _letterboxed(np.asarray(image), preprocessing)
     height, width = preprocessing.height, preprocessing.width
     size = covering_size(image.width, image.height, preprocessing)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def _letterboxed(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """The picture (h, w, 3) uint8, resized by OpenCV, at the top left of (height, width, 3), zeros beside it."""
+    frame = preprocessing.frame(*pixels.shape[:2])
+    try:
+        cv2: Any = importlib.import_module("cv2")
+    except ImportError as error:
+        raise RmtEdgeError(
+            "opencv-python-headless is not installed.",
+            "the public detection and segmentation pipelines resize with it, and other libraries' pixels differ.",
+            "pip install opencv-python-headless",
+        ) from error
+    found = np.zeros((preprocessing.height, preprocessing.width, 3), np.uint8)
+    size = frame.width, frame.height
+    found[: frame.height, : frame.width] = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+    return found
 
 
 def covering_size(image_width: int, image_height: int, preprocessing: Preprocessing) -> tuple[int, int]:

@@ -5,12 +5,14 @@ decoding and resizing of files is in data/dataset.py.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.tasks.task import Frame
 
 MIN_SIDE = 32  # an RMT halves the image five times
 # Pixels that go through a network at once: 64 images of 224x224. RMT-L takes 33 MiB for each in float32 (the peak of 10
@@ -35,6 +37,11 @@ class Preprocessing:
     Resize (bicubic, keeping the aspect) until height/crop_ratio x width/crop_ratio is covered; crop the centre. A pixel
     value p of 0 to 255 becomes (p/255 - mean)/std, per RGB channel. The defaults are those of the public evaluation of
     RMT on ImageNet: the shorter side to 256, centre 224x224, ImageNet's mean and deviation.
+
+    With `within`, a detector's or segmenter's: nothing is cropped, crop_ratio means nothing. The picture keeps its
+    aspect and is resized until its longer side is within[0] or its shorter one within[1] (COCO's public 1333, 800), but
+    no larger than height x width; bilinear on whole numbers as OpenCV has it. It lies at the top left, and what is
+    beside it is zero after the scaling.
     """
 
     height: int = 224
@@ -42,6 +49,7 @@ class Preprocessing:
     crop_ratio: float = 0.875
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    within: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_input_size(self.height, self.width)
@@ -52,6 +60,11 @@ class Preprocessing:
             if len(values) != 3 or not all(math.isfinite(x) for x in values):
                 raise RmtEdgeError(f"{name} is {values}.", "it holds one finite number for each of R, G and B.")
             object.__setattr__(self, name, tuple(float(x) for x in values))
+        if self.within is not None:
+            sides = tuple(self.within)
+            if len(sides) != 2 or not all(type(x) is int and x >= 1 for x in sides) or sides[0] < sides[1]:
+                raise RmtEdgeError(f"within is {self.within}.", "it is the longest and the shortest side, in pixels.")
+            object.__setattr__(self, "within", sides)
         if min(self.std) <= 0:
             raise RmtEdgeError(f"std is {self.std}.", "each deviation is above 0.")
 
@@ -67,8 +80,24 @@ class Preprocessing:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """As a manifest holds it: JSON has lists, no tuples."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        """As a manifest holds it: JSON has lists, no tuples. A classifier's has no `within`."""
+        values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        del values["within"]
+        return values if self.within is None else values | {"within": list(self.within)}
+
+    def frame(self, height: int, width: int) -> Frame:
+        """Where a picture of that size lies in the network's input; of `within` alone.
+
+        Sides are rounded as mmcv's rescale_size has it (mmcv/image/geometric.py).
+        """
+        assert self.within is not None
+        longest, shortest = self.within
+        factor = min(longest / max(height, width), shortest / min(height, width))
+        factor = min(factor, self.height / height, self.width / width)
+        sides = (int(x * factor + 0.5) for x in (height, width))
+        return Frame(
+            height, width, *(max(1, min(x, most)) for x, most in zip(sides, (self.height, self.width), strict=True))
+        )
 
 
 def images_at_a_time(preprocessing: Preprocessing, most: int, pixels: int = PIXELS_AT_A_TIME) -> int:
@@ -76,8 +105,15 @@ def images_at_a_time(preprocessing: Preprocessing, most: int, pixels: int = PIXE
     return max(1, min(most, pixels // (preprocessing.height * preprocessing.width)))
 
 
-def normalise(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Pixels of the right size to network input. (b, h, w, 3) uint8 -> (b, 3, h, w) float32."""
+def normalise(images: np.ndarray, preprocessing: Preprocessing, frames: Sequence[Frame] = ()) -> np.ndarray:
+    """Pixels of the right size to network input. (b, h, w, 3) uint8 -> (b, 3, h, w) float32.
+
+    frames: where each picture lies, with `within`; what is beside it becomes zero.
+    """
     mean = np.asarray(preprocessing.mean, np.float32) * 255
     std = np.asarray(preprocessing.std, np.float32) * 255
-    return np.ascontiguousarray(((images - mean) / std).transpose(0, 3, 1, 2), dtype=np.float32)
+    inputs = np.ascontiguousarray(((images - mean) / std).transpose(0, 3, 1, 2), dtype=np.float32)
+    for i, frame in enumerate(frames):
+        inputs[i, :, frame.height :] = 0
+        inputs[i, :, :, frame.width :] = 0
+    return inputs

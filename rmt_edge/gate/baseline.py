@@ -1,20 +1,19 @@
 """Baseline: what a folder of results reached, in one JSON file to commit beside one's code.
 
-It holds, for each recipe that was validated (and each engine that was), its accuracy with one bit per image, so that
-later results are compared on the very same images, the sizes of its files, and its latencies with the machine.
-gate/gate.py holds later results to it. Reads manifests, predictions and latency records; numpy only.
+It holds, for each recipe that was validated (and each engine that was), its accuracy with what each image contributes
+to it (of a classifier one bit), so that later results are compared on the very same images, the sizes of its files, and
+its latencies with the machine. gate/gate.py holds later results to it. Reads manifests, predictions and latency
+records; numpy only.
 """
 
-import base64
 import datetime
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rmt_edge import __version__
+from rmt_edge.accuracy.predictions import rows_in
 from rmt_edge.artifact import (
     DATA,
     ENGINE,
@@ -32,19 +31,21 @@ from rmt_edge.artifact import (
 )
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.record import check_fields, machine_identity, read_latency_record, record_path
-from rmt_edge.metrics import hits
+from rmt_edge.tasks.comparison import Tally
+from rmt_edge.tasks.tasks import CLASSIFICATION, accuracy_in, task_of
 
 KIND = "baseline"
 NAME = "baseline.json"
 # What the gate reads of each subject, and of each of its latencies.
 _SUBJECT = {
-    "top1_percent": float, "data": dict[str, str], "images": int, "size_bytes": dict[str, int],
+    "task": str, "metric": str, "percent": float, "data": dict[str, str], "images": int, "size_bytes": dict[str, int],
     "latency": list[dict[str, Any]],
 }  # fmt: skip
 _LATENCY = {
     "file": str, "machine": dict[str, Any], "runner": str, "batch": int, "transfers": bool, "cuda_graph": bool,
     "p50_ms": float,
 }  # fmt: skip
+_ACCURACY = ("metric", "percent", "reference_percent", "drop_points", "agreement_percent")
 logger = logging.getLogger(__name__)
 
 
@@ -58,7 +59,10 @@ def write_baseline(folder: Path, output: Path | None = None) -> Path:
 
 
 def read_baseline(path: Path) -> dict[str, dict[str, Any]]:
-    """The subjects of a baseline, by name, with the hits as booleans."""
+    """The subjects of a baseline, by name, with the tallies of their metrics (tasks/) under "tallies".
+
+    A baseline of the first version, which knew classifiers alone, is read as well.
+    """
     if not path.is_file():
         raise RmtEdgeError(
             f"There is no baseline {path}.", do=f"Write it from good results: rmt-edge baseline FOLDER --output {path}"
@@ -68,8 +72,10 @@ def read_baseline(path: Path) -> dict[str, dict[str, Any]]:
         if content["kind"] != KIND:
             raise RmtEdgeError(f"{path} is of kind {content['kind']!r}.", f"this step takes {KIND!r}.")
         for name, subject in content["subjects"].items():
-            subject["hits"] = unpacked(subject["hits"], subject["images"])
+            if "top1_percent" in subject:
+                subject |= _neutral(subject)
             check_fields(subject, _SUBJECT, name)
+            subject["tallies"] = tallies_of(subject)
             for run in subject["latency"]:
                 check_fields(run, _LATENCY, f"{name}.latency")
         return content["subjects"]
@@ -108,7 +114,7 @@ def results_of(path: Path) -> dict[str, dict[str, Any]]:
 
 def _has_accuracy(manifest: Manifest) -> bool:
     """Whether predictions have an accuracy; those of the float32 reference are what others are compared with."""
-    return "top1_percent" in manifest.details
+    return accuracy_in(manifest.details) is not None
 
 
 def _subject(folder: ArtifactFolder, name_of_file: str) -> tuple[str, dict[str, Any]]:
@@ -129,19 +135,33 @@ def _subject(folder: ArtifactFolder, name_of_file: str) -> tuple[str, dict[str, 
     else:
         name += ", subset" if images else ""
         files |= {_label(engine): engine for engine in _engines_of(folder, model)}
-    details = predictions.details
+    details, task = accuracy_in(predictions.details), task_of(predictions.details)
+    assert details is not None
     return name, {
+        "task": details.get("task", CLASSIFICATION),
         "recipe": predictions.recipe,
         "checkpoint": model.details["checkpoint"],
         "model": model.identity | {"kind": kind},
         "data": {key: (images or manifest.parent(DATA))[key] for key in ("name", "sha256")},
         "images": details["images"],
         "runtime": details["runtime"],
-        **{key: details[key] for key in ("top1_percent", "reference_top1_percent", "drop_points", "agreement_percent")},
-        "hits": packed(_hits(predictions.path)),
+        **{key: details[key] for key in _ACCURACY},
+        "tallies": {metric: x.to_dict() for metric, x in task.tallies_in(rows_in(predictions)).items()},
         "size_bytes": {label: file.manifest.size_bytes for label, file in files.items()},
         "latency": [x for label, file in files.items() for x in _latencies(label, file)],
     }
+
+
+def tallies_of(subject: dict[str, Any]) -> dict[str, Tally]:
+    """What each image contributes to each metric of a subject of `results_of`."""
+    task = task_of(subject)
+    return {name: task.tally_from_dict(name, x, subject["images"]) for name, x in subject["tallies"].items()}
+
+
+def _neutral(subject: dict[str, Any]) -> dict[str, Any]:
+    """A subject of a baseline of the first version by today's keys."""
+    found = accuracy_in(subject) or {}
+    return found | {"task": CLASSIFICATION, "tallies": {found["metric"]: {"hits": subject["hits"]}}}
 
 
 def _label(file: Artifact) -> str:
@@ -167,12 +187,6 @@ def _engines_of(folder: ArtifactFolder, onnx: Artifact) -> list[Artifact]:
     return found
 
 
-def _hits(path: Path) -> np.ndarray:
-    """The images that are right, (n,) bool."""
-    with np.load(path) as arrays:
-        return hits(arrays["classes"][:, :1], arrays["labels"])
-
-
 def _latencies(label: str, file: Artifact) -> list[dict[str, Any]]:
     """The medians in the latency record of a file, each with its machine; none without a record of this very file."""
     path = record_path(file.path)
@@ -189,16 +203,3 @@ def _latencies(label: str, file: Artifact) -> list[dict[str, Any]]:
         for run in record.runs
         if not run.is_peer  # PyTorch beside it is not the file's
     ]
-
-
-def packed(hits: np.ndarray) -> str:
-    """Booleans as base64 of their bits, the first image in the highest bit of the first byte."""
-    return base64.b64encode(np.packbits(hits).tobytes()).decode()
-
-
-def unpacked(text: str, count: int) -> np.ndarray:
-    """The booleans of `packed`. (count,) bool."""
-    bits = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
-    if len(bits) != -(-count // 8):
-        raise ValueError(f"{len(bits)} bytes of hits for {count} images")
-    return np.unpackbits(bits, count=count).astype(bool)

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rmt_edge.accuracy.limits import MAX_DROP_POINTS, checked_confidence, checked_max_drop, held_to
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.gate.baseline import read_baseline, results_of, unpacked
+from rmt_edge.gate.baseline import read_baseline, results_of, tallies_of
 from rmt_edge.latency.record import identity_differences
-from rmt_edge.metrics import drop_interval_points, drop_points, percent
+from rmt_edge.tasks.comparison import Tally
 
 
 class NotComparedWarning(UserWarning):
@@ -27,7 +25,7 @@ class NotComparedWarning(UserWarning):
 class Limits:
     """What results may be worse by than the baseline.
 
-    max_drop: points of top-1 on the same images; with a confidence, the upper end of the drop's one-sided interval.
+    max_drop: points of each metric on the same images; with a confidence, the upper end of its one-sided interval.
     max_latency_ratio, max_size_ratio: now over then; of medians, 1.1 because two measurements of one engine on one
     machine differ by some per cent.
     """
@@ -98,11 +96,8 @@ def compare(baseline: Path, results: Path, limits: Limits) -> list[Row]:
             rows += _rows(name, subject, now[name], limits)
         else:
             found = ", ".join(now)
-            rows.append(
-                Row(
-                    name, "top-1", f"{subject['top1_percent']:.2f} %", is_worse=True, note=f"no results; found: {found}"
-                )
-            )
+            was, note = f"{subject['percent']:.2f} %", f"no results; found: {found}"
+            rows.append(Row(name, subject["metric"], was, is_worse=True, note=note))
     return rows
 
 
@@ -115,24 +110,27 @@ def _rows(name: str, before: dict[str, Any], now: dict[str, Any], limits: Limits
             "accuracy is compared image by image.",
             "Validate on the baseline's data set, or write a new baseline: rmt-edge baseline FOLDER --output FILE",
         )
-    hits_now = unpacked(now["hits"], now["images"])
+    if list(before["tallies"]) != list(now["tallies"]):
+        known, found = (", ".join(x["tallies"]) for x in (before, now))
+        raise RmtEdgeError(f"{name} was validated by {found}, its baseline by {known}.", "they are of different tasks.")
+    tallies = tallies_of(now)
     return [
-        _accuracy_row(name, before["hits"], hits_now, limits),
+        *(_accuracy_row(name, metric, x, tallies[metric], limits) for metric, x in before["tallies"].items()),
         *(_size_row(name, label, size, now["size_bytes"], limits) for label, size in before["size_bytes"].items()),
         *(_latency_row(name, run, now["latency"], limits) for run in before["latency"]),
     ]
 
 
-def _accuracy_row(name: str, before: np.ndarray, now: np.ndarray, limits: Limits) -> Row:
-    drop = drop_points(before, now)
-    low, high = drop_interval_points(before, now)
-    change = f"{0 - drop:+.2f} points (95 % interval {-high:+.2f} to {-low:+.2f})"
+def _accuracy_row(name: str, metric: str, before: Tally, now: Tally, limits: Limits) -> Row:
+    drop = before.drop_to(now)
+    low, high = drop.interval_points()
+    change = f"{0 - drop.points:+.2f} points (95 % interval {-high:+.2f} to {-low:+.2f})"
     limit = f"-{limits.max_drop:g} points"
-    upper, is_within = held_to(limits.max_drop, before, now, limits.confidence)
+    upper, is_within = held_to(limits.max_drop, drop, limits.confidence)
     if upper is not None:
         change += f", with {limits.confidence:.1%} confidence no lower than {-upper:+.2f}"
-    was, is_now = f"{percent(before):.2f} %", f"{percent(now):.2f} %"
-    return Row(name, "top-1", was, is_now, change, limit, is_worse=not is_within)
+    was, is_now = f"{before.percent():.2f} %", f"{now.percent():.2f} %"
+    return Row(name, metric, was, is_now, change, limit, is_worse=not is_within)
 
 
 def _size_row(name: str, label: str, before: int, now: dict[str, int], limits: Limits) -> Row:

@@ -148,7 +148,7 @@ def check_against_torch(runner: OnnxRunner, expected: Expected) -> float:
     A larger error than the limit is none where the INT8 rounding itself makes a larger one: through enough rounded
     tensors FP16 falls to another side so often that the two errors have no more to do with each other.
     """
-    error, limit = relative_error(runner(expected.images), expected.logits), expected.limit
+    error, limit = relative_error(runner(expected.images)["logits"], expected.logits), expected.limit
     if error > limit:
         limit = max(limit, 1.5 * expected.rounding_error)  # two unrelated errors of one size: √2
     # Not a user's fault: the graph and the model say different things.

@@ -23,6 +23,7 @@ from rmt_edge.latency.record import (
     identity_differences,
     machine_identity,
 )
+from rmt_edge.tasks.tasks import accuracy_in
 
 FP16 = "fp16"
 NOT_REDUCED = (FP16, "fp32")
@@ -84,7 +85,7 @@ def _accuracy(folder: Path, record: LatencyRecord, manifests: Iterable[Manifest]
     for manifest in manifests:
         source = manifest.find_parent(SOURCE)
         is_of_it = manifest.kind == PREDICTIONS and source and source["sha256"] == record.subject["sha256"]
-        if not is_of_it or "within_max_drop" not in manifest.details:
+        if not is_of_it or accuracy_in(manifest.details) is None:
             continue
         check_accuracy(manifest.name, manifest.details)
         if record.subject["kind"] == ENGINE and "machine" in manifest.details:
@@ -93,7 +94,7 @@ def _accuracy(folder: Path, record: LatencyRecord, manifests: Iterable[Manifest]
                 continue
         if (folder / manifest.name).is_file():
             read_artifact(folder / manifest.name, PREDICTIONS)
-        found.append(manifest.details)
+        found.append(accuracy_in(manifest.details) or {})
     return max(found, key=lambda x: x["images"], default=None)
 
 

@@ -4,7 +4,7 @@ Any precision but FP16 and FP32 is a reduced one. For a batch size it is taken w
 - its p50 is at least MIN_SPEEDUP times as fast as FP16's, by the same runner with the same settings;
 - the lower end of the ratio's 95 % bootstrap interval (percentiles.ratio_interval) is at least 1, so that it is not
   the noise that is faster;
-- it loses no more top-1 than its validation allowed.
+- it loses no more accuracy than its validation allowed.
 
 What is compared, and whose accuracy counts, is in candidates.py. Records of several machines make a verdict for each.
 """
@@ -137,7 +137,7 @@ def _compare(fp16: Candidate, reduced: Candidate) -> dict[str, Any]:
 def _facts(x: Candidate) -> dict[str, Any]:
     keys = (
         "drop_points", "drop_interval_points", "drop_upper_points", "confidence", "max_drop_points", "within_max_drop",
-        "images", "runtime",
+        "images", "runtime", "metric",
     )  # fmt: skip
     return {
         "file": x.file,
@@ -153,9 +153,8 @@ def _decide(fp16: Candidate, reduced: Candidate, speedup: float, low: float) -> 
     if fp16.accuracy is None or reduced.accuracy is None:
         return _not_validated([x for x in (fp16, reduced) if x.accuracy is None])
     name = reduced.precision.upper()
-    drop = (
-        f"{reduced.accuracy['drop_points']:+.2f} points of top-1 lost, {reduced.accuracy['max_drop_points']:g} allowed"
-    )
+    lost = f"{reduced.accuracy['drop_points']:+.2f} points of {reduced.accuracy['metric']} lost"
+    drop = f"{lost}, {reduced.accuracy['max_drop_points']:g} allowed"
     if reduced.accuracy.get("drop_upper_points") is not None:  # validated with a confidence: the upper end was judged
         upper, confidence = (reduced.accuracy[key] for key in ("drop_upper_points", "confidence"))
         drop += f", at most {upper:+.2f} with {confidence:g} confidence"

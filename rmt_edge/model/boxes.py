@@ -44,6 +44,20 @@ RETINANET_ANCHORS = AnchorShape((8, 16, 32, 64, 128), tuple(4 * 2 ** (i / 3) for
 RPN_ANCHORS = AnchorShape((4, 8, 16, 32, 64), (8.0,))
 
 
+def picture_sizes(images: Tensor) -> Tensor:
+    """Height and width of each picture without its padding: up to the last row and column that is not all zero.
+
+    The public pipeline pads right and below with zeros after normalising. A pixel of a picture is never zero there, as
+    no mean of a checkpoint is a whole number of 0 to 255. So the images alone say what `img_shape` is, and an engine
+    has one input. images: (b, 3, H, W). Returns (b, 2), float32.
+    """
+    sides = []
+    for other in (3, 2):
+        seen = (images.abs().amax(dim=(1, other)) > 0).float()  # (b, side)
+        sides.append((seen * torch.arange(1, seen.shape[1] + 1, device=images.device)).amax(dim=1))
+    return torch.stack(sides, dim=1)
+
+
 def anchors_of(shape: AnchorShape, level: int, h: int, w: int) -> Tensor:
     """The anchors of a level, cells row by row, in a cell by ratio and then by scale. (h·w·k, 4), float32."""
     stride = shape.strides[level]

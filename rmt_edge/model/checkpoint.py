@@ -1,10 +1,11 @@
 """Checkpoints: public .pth files, plain state dicts and .safetensors, loaded strictly and without running their code.
 
-Public layout (https://github.com/qhfan/RMT): a dict with `model`, perhaps `model_ema`, an optimizer and an
-argparse.Namespace. Names may carry what wraps a model in training: DistributedDataParallel's `module.`, torch.compile's
-`_orig_mod.`, Lightning's `model.`. Variant and class count follow from the shapes. Preprocessing: .safetensors may
-carry it in their metadata, as JSON under "preprocessing"; without it, the public evaluation's (ImageNet, 224x224) is
-assumed.
+Public layout (https://github.com/qhfan/RMT): of classifiers a dict with `model`, perhaps `model_ema`, an optimizer and
+an argparse.Namespace; of detectors and segmenters mmcv 1.x's, a dict of `meta`, `state_dict` and `optimizer`. Names may
+carry what wraps a model in training: DistributedDataParallel's `module.`, torch.compile's `_orig_mod.`, Lightning's
+`model.`. What the model is follows from names and shapes (model/fit.py). .safetensors may carry in their metadata, as
+JSON, its "preprocessing" and its "classes", a list of names; without the first, the public evaluation's (ImageNet,
+224x224) is assumed. mmcv's `meta` has the names as CLASSES.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import pathlib
 import pickle
 import re
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,9 @@ from torch import Tensor
 from rmt_edge.artifact import SOURCE, identity_of
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.model.rmt import RMT, create_model
-from rmt_edge.model.variants import VARIANTS
+from rmt_edge.model.downstream import Downstream
+from rmt_edge.model.fit import is_public, model_fitting
+from rmt_edge.model.rmt import RMT
 
 # Where a state dict lies in the files that people have; the first one present is taken.
 CONTAINERS = ("model", "model_ema", "state_dict")
@@ -37,11 +39,16 @@ _HARMLESS = [
     pathlib.PosixPath,
     np.dtype,
     np.float64(0).__reduce__()[0],  # numpy's unpickler of scalars, whatever this version calls its module
-    *(type(np.dtype(x)) for x in (np.float32, np.float64, np.int64)),
+    *(type(np.dtype(x)) for x in (np.float32, np.float64, np.int64, np.uint8)),
+    np.ndarray,  # mmseg's meta may hold its palette as an array
+    np.zeros(0).__reduce__()[0],
 ]
 # What PyTorch's restricted unpickler says of a pickle that calls or builds what is not allowed.
 _ASKS_FOR_CODE = re.compile(r"GLOBAL|unrecognized function|Can only (build|create)|[Uu]nsupported class")
-_NAMED = 5  # names listed in an error
+_FROM_MMENGINE = (
+    "mmengine (mmdet 3.x, mmseg 1.x) saves objects of its own beside the weights. If you trust its author, load it "
+    "where it was made and save its state_dict with safetensors."
+)
 logger = logging.getLogger(__name__)
 
 
@@ -56,8 +63,8 @@ class Checkpoint:
     weights: str | None = None
 
     @cached_property
-    def model(self) -> RMT:
-        """The trained RMT, in evaluation mode and float32. Steps leave it as it is."""
+    def model(self) -> RMT | Downstream:
+        """The trained model, in evaluation mode and float32. Steps leave it as it is."""
         return load_checkpoint(self.path, self.weights)
 
     @cached_property
@@ -77,12 +84,13 @@ def open_checkpoint(source: Path | str | Checkpoint, weights: str | None = None)
     return source if isinstance(source, Checkpoint) else Checkpoint(Path(source), weights)
 
 
-def load_checkpoint(path: str | Path, weights: str | None = None) -> RMT:
-    """The trained RMT in a file, in evaluation mode and float32.
+def load_checkpoint(path: str | Path, weights: str | None = None) -> RMT | Downstream:
+    """The trained model in a file, in evaluation mode and float32.
 
     weights: `model` or `model_ema` in a file that holds both; the first of CONTAINERS that is there if None. Its
-    `variant_name` and `num_classes` follow from the shapes; `preprocessing` is what it was trained with;
-    `weights_taken` the container that the weights lay in, None in a file that is one state dict.
+    `head_name`, `variant_name` and `num_classes` follow from names and shapes; `preprocessing` is what it was trained
+    with; `class_names` what the file calls its classes; `weights_taken` the container that the weights lay in, None in
+    a file that is one state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,15 +99,19 @@ def load_checkpoint(path: str | Path, weights: str | None = None) -> RMT:
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path)
         taken = _container([], path, weights)
+        names = json.loads(metadata.get("classes", "null"))
     else:
-        state, taken = _state_dict_in(_read_pickle(path), path, weights)
+        content = _read_pickle(path)
+        state, taken = _state_dict_in(content, path, weights)
+        names = _class_names_in(content)
     state = _unwrapped(state, path)
-    model = _model_for(state, path)
+    model = model_fitting({name: tuple(value.shape) for name, value in state.items()}, path)
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise RmtEdgeError(f"{path}: {name} holds NaN or infinite values.", do="Use another checkpoint.")
     model.load_state_dict(state, strict=True)
     model.weights_taken = taken
+    model.class_names = _checked_class_names(names, model.num_classes, path)
     if "preprocessing" in metadata:
         model.preprocessing = Preprocessing.from_dict(json.loads(metadata["preprocessing"]))
     return model.eval()
@@ -126,7 +138,9 @@ def _read_pickle(path: Path) -> object:
             raise RmtEdgeError(
                 f"{path} asks to run code while it is loaded; refused. ({reason[:200]})",
                 "a checkpoint holds tensors, numbers, strings and an argparse.Namespace, and needs no code.",
-                "If you trust its author, load it where it was made and save model.state_dict() with safetensors.",
+                _FROM_MMENGINE
+                if "mmengine" in reason
+                else "If you trust its author, load it where it was made and save model.state_dict() with safetensors.",
             ) from error
         raise _no_checkpoint(path, message) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
@@ -177,14 +191,13 @@ def _container(found: list[str], path: Path, weights: str | None) -> str | None:
 
 def _unwrapped(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The state dict under the public names: without WRAPPERS, alone or stacked, but never in a name that is public."""
-    public = {name for variant in VARIANTS for name in _shapes(variant)}
     plain: dict[str, Tensor] = {}
     wrapped: dict[str, str] = {}
     for name, value in state.items():
         short = name
-        while short not in public and (wrapper := next((x for x in WRAPPERS if short.startswith(x)), None)):
+        while not is_public(short) and (wrapper := next((x for x in WRAPPERS if short.startswith(x)), None)):
             short = short.removeprefix(wrapper)
-        if short not in public:
+        if not is_public(short):
             short = short.replace("._orig_mod.", ".")  # of a part that was compiled by itself
         if short in plain:
             raise RmtEdgeError(
@@ -196,58 +209,17 @@ def _unwrapped(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     return plain
 
 
-@cache
-def _shapes(variant_name: str) -> dict[str, tuple[int, ...]]:
-    """Parameter and buffer shapes of a variant, without the heads' rows (the class count)."""
-    with torch.device("meta"):
-        state = create_model(variant_name, 1).state_dict()
-    return {name: tuple(value.shape) for name, value in state.items()}
+def _class_names_in(content: object) -> object:
+    """What mmcv's meta calls the classes."""
+    meta = content.get("meta") if isinstance(content, dict) else None
+    return meta.get("CLASSES") if isinstance(meta, dict) else None
 
 
-def _is_head(name: str) -> bool:
-    return name.startswith(("head.", "aux_head."))
-
-
-def _model_for(state: dict[str, Tensor], path: Path) -> RMT:
-    """The empty model that a state dict fits, or an error that names what does not fit."""
-    actual = {name: tuple(value.shape) for name, value in state.items()}
-
-    def fits(variant_name: str, name: str) -> bool:
-        expected = _shapes(variant_name).get(name)
-        shape = actual[name]
-        return expected is not None and (shape[1:] == expected[1:] if _is_head(name) else shape == expected)
-
-    def score(variant_name: str) -> int:
-        right = sum(fits(variant_name, name) for name in actual)
-        return 2 * right - len(set(actual) ^ set(_shapes(variant_name)))
-
-    best = max(VARIANTS, key=score)
-    expected = _shapes(best)
-    if sum(fits(best, name) for name in actual) < len(expected) // 2:
-        raise RmtEdgeError(
-            f"{path} is not an RMT that rmt-edge knows. Its first parameters: {_list(list(actual))}.",
-            f"an RMT has {_list(list(expected))} …, in the shapes of one of {', '.join(VARIANTS)}.",
-        )
-    problems = []
-    if missing := [name for name in expected if name not in actual]:
-        problems.append(f"missing: {_list(missing)}")
-    if extra := [name for name in actual if name not in expected]:
-        problems.append(f"not part of it: {_list(extra)}")
-    if wrong := [name for name in actual if name in expected and not fits(best, name)]:
-        shapes = [f"{name} {actual[name]} instead of {expected[name]}" for name in wrong]
-        problems.append(f"wrong shape: {_list(shapes)}")
-    rows = {actual[name][0] for name in actual if _is_head(name) and name in expected}
-    if len(rows) > 1:
-        problems.append(f"its heads disagree about the class count: {sorted(rows)}")
-    if problems:
-        raise RmtEdgeError(
-            f"{path} does not fit {best}, the variant nearest to it: {'; '.join(problems)}.",
-            "every parameter must be there and no other: a detection or segmentation backbone, which has no proj, norm "
-            "and head, is no classifier.",
-        )
-    return create_model(best, rows.pop())
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _checked_class_names(names: object, classes: int, path: Path) -> tuple[str, ...] | None:
+    """The class names of a file, if they are plain strings and as many as there are classes."""
+    if names is None:
+        return None
+    if isinstance(names, list | tuple) and len(names) == classes and all(isinstance(x, str) for x in names):
+        return tuple(names)
+    logger.info("%s: its class names are not %d plain strings and are left out", path.name, classes)
+    return None

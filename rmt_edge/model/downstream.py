@@ -13,10 +13,12 @@ class Downstream(nn.Module):
 
     head_name: str
 
-    def __init__(self, backbone: nn.Module, classes: int, widths: Widths):
+    def __init__(self, backbone: nn.Module, classes: int, widths: Widths, norm: bool = True):
+        """norm: whether the heads have their BatchNorms; what builds the heads uses it."""
         super().__init__()
         self.backbone = backbone
-        self.variant_name, self.num_classes, self.widths = backbone.variant_name, classes, widths
+        self.variant_name: str = backbone.variant_name
+        self.num_classes, self.widths = classes, widths
         self.dims = VARIANTS[self.variant_name].dims
         self.preprocessing = Preprocessing()
         self.weights_taken: str | None = None

@@ -2,10 +2,12 @@
 
 Equal to the published form (rmt.py) to 1e-5 in float32. What changes: q, k and v projections are one Linear with the
 d^-0.5 key scale in its weights; BatchNorms are in the convolution or Linear before them, LayerScale in the Linear
-before it; theta-shift tables are constants of the size. Folding is done in float64.
+before it; theta-shift tables are constants of the size. Folding is done in float64. A detector or segmenter stays what
+it is, on a folded backbone and with the BatchNorms of its head in their convolutions.
 """
 
 import copy
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +16,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from rmt_edge.data.preprocess import check_input_size
 from rmt_edge.model import rmt
+from rmt_edge.model.downstream import Downstream
+from rmt_edge.model.fpn import ConvModule
+from rmt_edge.model.heads import MODELS
 from rmt_edge.model.memory import check_memory
 from rmt_edge.model.variants import VARIANTS
+from rmt_edge.model.widths import Widths
 from rmt_edge.ops.retention.op import retention
 
 # INT8 ranges of modules, named as quantization/calibrate.py says: `<module>.weight_amax`, `<module>.input_amax`.
@@ -76,27 +82,29 @@ class FoldedStage(nn.Module):
         self.downsample = nn.Conv2d(dim, variant.dims[index + 1], 3, 2, 1) if index < 3 else None
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.reduce(self.attend(x))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The blocks. (b, h, w, c) -> (b, h, w, c)."""
         decay = self.decay.tolist()
         for block in self.blocks:
             x = block(x, self.sin, self.cos, decay)
-        return self.reduce(x)
+        return x
 
     def reduce(self, x: Tensor) -> Tensor:
         """The downsampling, where there is one. (b, h, w, c) -> (b, h/2, w/2, c of the next stage)."""
         return x if self.downsample is None else nhwc(self.downsample(nchw(x)))
 
 
-class FoldedRMT(nn.Module):
-    """The classifier for one input size. Images (b, 3, height, width) -> logits (b, num_classes)."""
+class FoldedTrunk(nn.Module):
+    """What a classifier and a backbone share, for one input size: the stem and the stages."""
 
-    def __init__(self, variant_name: str, num_classes: int, height: int, width: int):
+    def __init__(self, variant_name: str, height: int, width: int):
         super().__init__()
         check_input_size(height, width)
         check_memory(variant_name, height, width)
-        variant = VARIANTS[variant_name]
-        self.variant_name, self.num_classes = variant_name, num_classes
-        self.height, self.width = height, width
-        dim, last = variant.dims[0], variant.dims[3]
+        self.variant_name, self.height, self.width = variant_name, height, width
+        dim = VARIANTS[variant_name].dims[0]
         self.stem = nn.ModuleList(
             [
                 nn.Conv2d(3, dim // 2, 3, 2, 1),
@@ -107,6 +115,40 @@ class FoldedRMT(nn.Module):
         )
         grids = [rmt.stage_grid(index, height, width) for index in range(4)]
         self.stages = nn.ModuleList(FoldedStage(variant_name, index, *grids[index]) for index in range(4))
+
+    def embed(self, image: Tensor) -> Tensor:
+        """The stem. (b, 3, height, width) -> (b, h, w, c)."""
+        x = self.stem[0](image)
+        for conv in self.stem[1:]:
+            x = conv(F.gelu(x))
+        return nhwc(x)
+
+
+class FoldedBackbone(FoldedTrunk):
+    """A detector's or segmenter's backbone. Images (b, 3, height, width) -> four maps (b, c, h, w), fine to coarse."""
+
+    def __init__(self, variant_name: str, height: int, width: int):
+        super().__init__(variant_name, height, width)
+        dims = VARIANTS[variant_name].dims
+        self.extra_norms = nn.ModuleList(nn.LayerNorm(dim, eps=rmt.EXTRA_NORM_EPS) for dim in dims)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = self.embed(image)
+        maps = []
+        for stage, norm in zip(self.stages, self.extra_norms, strict=True):
+            x = stage.attend(x)
+            maps.append(nchw(norm(x)).contiguous())
+            x = stage.reduce(x)
+        return maps
+
+
+class FoldedRMT(FoldedTrunk):
+    """The classifier for one input size. Images (b, 3, height, width) -> logits (b, num_classes)."""
+
+    def __init__(self, variant_name: str, num_classes: int, height: int, width: int):
+        super().__init__(variant_name, height, width)
+        variant = VARIANTS[variant_name]
+        self.num_classes, last = num_classes, variant.dims[3]
         self.proj = nn.Linear(last, variant.classifier_dim)
         self.head = nn.Linear(variant.classifier_dim, num_classes)
         self.aux_head = nn.Linear(last, num_classes) if variant.has_aux_head else None
@@ -116,13 +158,6 @@ class FoldedRMT(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return self.classify(x)
-
-    def embed(self, image: Tensor) -> Tensor:
-        """The stem. (b, 3, height, width) -> (b, h, w, c)."""
-        x = self.stem[0](image)
-        for conv in self.stem[1:]:
-            x = conv(F.gelu(x))
-        return nhwc(x)
 
     def classify(self, x: Tensor) -> Tensor:
         """The heads. (b, h, w, c) of the last stage -> logits (b, num_classes)."""
@@ -142,17 +177,47 @@ def nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-def folded_from_model(model: rmt.RMT, height: int, width: int) -> FoldedRMT:
-    """The folded form of a trained RMT for one input size, in float32. The model is left as it is."""
-    folded = FoldedRMT(model.variant_name, model.num_classes, height, width).double()
+def folded_head(head: str, variant_name: str, classes: int, widths: Widths, height: int, width: int) -> Downstream:
+    """The empty folded form of a detector or segmenter: its class, on a folded backbone and without BatchNorms."""
+    return MODELS[head](FoldedBackbone(variant_name, height, width), classes, widths, norm=False)
+
+
+@overload
+def folded_from_model(model: rmt.RMT, height: int, width: int) -> FoldedRMT: ...
+@overload
+def folded_from_model(model: Downstream, height: int, width: int) -> Downstream: ...
+def folded_from_model(model: rmt.RMT | Downstream, height: int, width: int) -> FoldedRMT | Downstream:
+    """The folded form of a trained model for one input size, in float32. The model is left as it is."""
     source = copy.deepcopy(model).double().eval()
+    if isinstance(model, rmt.RMT):
+        folded = FoldedRMT(model.variant_name, model.num_classes, height, width).double()
+        _fill_trunk(folded, source, model)
+        folded.proj.load_state_dict(fuse_linear_bn_eval(source.proj, source.norm).state_dict())
+        folded.head.load_state_dict(source.head.state_dict())
+        if source.aux_head is not None:
+            folded.aux_head.load_state_dict(source.aux_head.state_dict())
+        return folded.float().eval()
+    head = folded_head(model.head_name, model.variant_name, model.num_classes, model.widths, height, width).double()
+    _fill_trunk(head.backbone, source.backbone, model.backbone)
+    head.backbone.extra_norms.load_state_dict(source.backbone.extra_norms.state_dict())
+    for module in source.modules():
+        if isinstance(module, ConvModule):
+            module.fold()
+    for name, module in head.named_children():
+        if name != "backbone":
+            module.load_state_dict(source.get_submodule(name).state_dict())
+    return head.float().eval()
+
+
+def _fill_trunk(folded: FoldedTrunk, source: nn.Module, model: nn.Module) -> None:
+    """Stem and stages of a model, folded. source: the model in float64; model: itself."""
     convs = [x for x in source.patch_embed.proj if isinstance(x, nn.Conv2d)]
     norms = [x for x in source.patch_embed.proj if isinstance(x, nn.BatchNorm2d)]
     for target, conv, norm in zip(folded.stem, convs, norms, strict=True):
         target.load_state_dict(fuse_conv_bn_eval(conv, norm).state_dict())
     for index, (target, stage) in enumerate(zip(folded.stages, source.layers, strict=True)):
         # The tables of the float32 model: a float64 phase would differ from it by up to 1e-3 at the far end of a grid.
-        sin, cos = model.layers[index].Relpos(*rmt.stage_grid(index, height, width))
+        sin, cos = model.layers[index].Relpos(*rmt.stage_grid(index, folded.height, folded.width))
         target.sin.copy_(sin)
         target.cos.copy_(cos)
         target.decay.copy_(stage.Relpos.decay)
@@ -161,11 +226,6 @@ def folded_from_model(model: rmt.RMT, height: int, width: int) -> FoldedRMT:
         if stage.downsample is not None:
             fused = fuse_conv_bn_eval(stage.downsample.reduction, stage.downsample.norm)
             target.downsample.load_state_dict(fused.state_dict())
-    folded.proj.load_state_dict(fuse_linear_bn_eval(source.proj, source.norm).state_dict())
-    folded.head.load_state_dict(source.head.state_dict())
-    if source.aux_head is not None:
-        folded.aux_head.load_state_dict(source.aux_head.state_dict())
-    return folded.float().eval()
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from rmt_edge.model.boxes import (
     decoded,
     detections,
     flat_predictions,
+    picture_sizes,
     rows_of,
 )
 from rmt_edge.model.downstream import Downstream
@@ -203,8 +204,8 @@ def own_masks(head: MaskHead, levels: list[Tensor], boxes: Tensor, labels: Tenso
 
 
 class MaskRCNN(Downstream):
-    """Images (b, 3, H, W) and the pictures' sizes (b, 2), height and width without padding -> see boxes.detections,
-    and masks (b, MAX_DETECTIONS, 28, 28), probabilities on the box's own grid. norm: whether heads have BatchNorms."""
+    """Images (b, 3, H, W), padded right and below with zeros -> see boxes.detections; and masks (b, m, 28, 28),
+    probabilities on each box's own grid."""
 
     head_name = MASK_RCNN
     roi_head_of: type[nn.Module] = RoIHead
@@ -215,7 +216,8 @@ class MaskRCNN(Downstream):
         self.rpn_head = RPNHead(widths.neck, widths.head)
         self.roi_head = self.roi_head_of(classes, widths, norm)
 
-    def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        sizes = picture_sizes(images)
         levels = self.neck(self.backbone(images))
         logits, deltas = self.rpn_head(levels)
         rois, objectness = proposals(logits, deltas, sizes)

@@ -15,6 +15,7 @@ from rmt_edge.model.boxes import (
     decoded,
     detections,
     flat_predictions,
+    picture_sizes,
     rows_of,
 )
 from rmt_edge.model.downstream import Downstream
@@ -49,10 +50,7 @@ class RetinaHead(nn.Module):
 
 
 class RetinaNet(Downstream):
-    """Images (b, 3, H, W) and the pictures' sizes (b, 2), height and width without padding -> see boxes.detections.
-
-    norm: there is none to keep or leave out.
-    """
+    """Images (b, 3, H, W), padded right and below with zeros -> see boxes.detections. Its head has no BatchNorm."""
 
     head_name = RETINANET
 
@@ -61,9 +59,9 @@ class RetinaNet(Downstream):
         self.neck = FPN(self.dims[1:], widths.neck, CONVOLVED)
         self.bbox_head = RetinaHead(classes, widths.neck, widths.head)
 
-    def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         logits, deltas = self.bbox_head(self.neck(self.backbone(images)))
-        return self.detect(logits, deltas, sizes)
+        return self.detect(logits, deltas, picture_sizes(images))
 
     def detect(self, logits: list[Tensor], deltas: list[Tensor], sizes: Tensor) -> dict[str, Tensor]:
         """The head's maps -> boxes, scores, labels, count."""

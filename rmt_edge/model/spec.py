@@ -25,9 +25,7 @@ TASK_OF = {
     UPERNET: SEGMENTATION,
 }
 WITH_MASKS = (MASK_RCNN, CASCADE_MASK_RCNN)
-# Names of a model's inputs and outputs, in PyTorch, ONNX files and engines. `sizes` (b, 2) float32 is the height and
-# width of each picture in the padded input; boxes are clipped to it, as the public code clips to `img_shape`.
-IMAGES, SIZES = "images", "sizes"
+# Names of a model's outputs, in PyTorch, ONNX files and engines.
 LOGITS, BOXES, SCORES, LABELS, COUNT, MASKS = "logits", "boxes", "scores", "labels", "count", "masks"
 
 
@@ -61,11 +59,6 @@ class ModelSpec:
     def has_masks(self) -> bool:
         """Whether each box comes with a mask."""
         return self.head in WITH_MASKS
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of the model's inputs."""
-        return (IMAGES, SIZES) if self.task == DETECTION else (IMAGES,)
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from rmt_edge.data.dataset import Dataset
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model.downstream import Downstream
 from rmt_edge.model.folded import FoldedRMT, Ranges, Sum
 from rmt_edge.progress import progress_bar
 from rmt_edge.quantization.recipe import QuantizationRecipe
@@ -49,7 +50,7 @@ CPU = torch.device("cpu")
 
 
 def calibrate(
-    folded: FoldedRMT,
+    folded: FoldedRMT | Downstream,
     recipe: QuantizationRecipe,
     dataset: Dataset,
     preprocessing: Preprocessing,
@@ -87,12 +88,12 @@ def calibrate(
 
 
 def smoothed(
-    folded: FoldedRMT,
+    folded: FoldedRMT | Downstream,
     recipe: QuantizationRecipe,
     dataset: Dataset,
     preprocessing: Preprocessing,
     device: torch.device = CPU,
-) -> FoldedRMT:
+) -> FoldedRMT | Downstream:
     """SmoothQuant (Xiao et al., arXiv 2211.10438): the same function, with inputs that are easier to round.
 
     Of the recipe's INT8 layers, each input channel of qkv and fc1 is multiplied by modelopt's scale, and its weights

@@ -43,6 +43,7 @@ from rmt_edge.report.records import (
     read_records,
     read_verdicts,
 )
+from rmt_edge.tasks.tasks import accuracy_in
 
 NAME = "report.md"
 
@@ -59,7 +60,10 @@ def write_report(folder: Path, known: Iterable[Artifact] = ()) -> Path:
     if validated:
         with written_whole(target.with_suffix(".svg")) as temporary, plot_style():
             entries = [(name, x["drop_points"], tuple(x["drop_interval_points"])) for name, x in validated]
-            write_svg(drops(entries, validated[0][1]["max_drop_points"], "points of top-1 lost"), temporary)
+            write_svg(
+                drops(entries, validated[0][1]["max_drop_points"], f"points of {validated[0][1]['metric']} lost"),
+                temporary,
+            )
     with written_whole(target) as temporary:
         temporary.write_text(markdown(content), encoding="utf-8")
     with written_whole(target.with_suffix(".html")) as temporary:
@@ -133,7 +137,7 @@ def _rows(folder: ArtifactFolder) -> Iterator[dict[str, Any]]:
             "quantized_layers": onnx.details.get("quantized_layers", 0),
             "nodes": onnx.details["nodes"],
             **{name: onnx.details[name] for name in ("relative_error", "plugin_form_relative_error")},
-            "accuracy": predictions.details if predictions else None,
+            "accuracy": accuracy_in(predictions.details) if predictions else None,
             "flips": flips_between(folder, reference, predictions) if predictions else None,
             "ranges": ranges_of(quantized.path, onnx.details["variant"]),
             "seconds": {

@@ -69,8 +69,9 @@ def candidate_sentence(row: dict[str, Any]) -> str:
     low, high = accuracy["drop_interval_points"]
     verdict = "within" if accuracy["within_max_drop"] else "OUTSIDE"
     return (
-        f"top-1 {accuracy['top1_percent']:.2f} %, {verdict} the allowed drop of {accuracy['max_drop_points']:g} points "
-        f"({accuracy['drop_points']:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})."
+        f"{accuracy['metric']} {accuracy['percent']:.2f} %, {verdict} the allowed drop of "
+        f"{accuracy['max_drop_points']:g} points ({accuracy['drop_points']:+.2f}, "
+        f"95 % interval {low:+.2f} to {high:+.2f})."
     )
 
 
@@ -104,13 +105,13 @@ def _by_accuracy(rows: list[dict[str, Any]], fit: list[dict[str, Any]]) -> tuple
     if not any(row["accuracy"] for row in rows):
         return "Nothing can be recommended yet: no candidate is validated.", []
     if not fit:
-        return "Deploy none of these: each loses more top-1 than is allowed.", []
+        return "Deploy none of these: each loses more accuracy than is allowed.", []
     chosen = min(fit, key=lambda row: [*PREFERRED, row["precision"]].index(row["precision"]))
     name, accuracy = chosen["recipe_name"], chosen["accuracy"]
     low, high = accuracy["drop_interval_points"]
     reason = (
-        f"{name} keeps {accuracy['top1_percent']:.2f} % top-1 of the float32 model's "
-        f"{accuracy['reference_top1_percent']:.2f} % on {accuracy['images']:,} images: a drop of "
+        f"{name} keeps {accuracy['percent']:.2f} % {accuracy['metric']} of the float32 model's "
+        f"{accuracy['reference_percent']:.2f} % on {accuracy['images']:,} images: a drop of "
         f"{accuracy['drop_points']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, where "
         f"{accuracy['max_drop_points']:g} is allowed."
     )

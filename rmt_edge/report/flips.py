@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from rmt_edge.accuracy.paired import flips as outcomes
 from rmt_edge.artifact import DATA, PREDICTIONS, Artifact, ArtifactFolder
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.tasks.classification import flips as outcomes
 
 # Of the pairs of classes; a page of 1,000 classes shows the most frequent.
 SHOWN_PAIRS = 200

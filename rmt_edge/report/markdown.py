@@ -78,11 +78,12 @@ def comparison(rows: list[dict[str, Any]]) -> list[list[str]]:
     def seconds(step: str) -> list[str]:
         return [f"{row['seconds'][step]:.1f} s" if row["seconds"][step] is not None else "–" for row in rows]
 
+    metric = next((row["accuracy"]["metric"] for row in rows if row["accuracy"]), "accuracy")
     intervals = [row["accuracy"]["drop_interval_points"] if row["accuracy"] else None for row in rows]
     return [
-        ["top-1", *accuracy("top1_percent", "{:.2f} %")],
-        ["top-5", *accuracy("top5_percent", "{:.2f} %")],
-        ["top-1 drop, points", *accuracy("drop_points", "{:+.2f}")],
+        [metric, *accuracy("percent", "{:.2f} %")],
+        *_own_rows(rows),
+        [f"{metric} drop, points", *accuracy("drop_points", "{:+.2f}")],
         ["95 % interval of the drop", *(f"{x[0]:+.2f} to {x[1]:+.2f}" if x else "–" for x in intervals)],
         ["agreement with float32", *accuracy("agreement_percent", "{:.2f} %")],
         ["ONNX file", *size(ONNX)],
@@ -99,6 +100,21 @@ def comparison(rows: list[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
+def _own_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """What only the task of these models has: a classifier's top-5, the other metrics of a detector with theirs."""
+    found = [row["accuracy"] or {} for row in rows]
+    lines = []
+    if any("top5_percent" in x.get("classification", {}) for x in found):
+        top5 = [x.get("classification", {}).get("top5_percent") for x in found]
+        lines.append(["top-5", *("–" if value is None else f"{value:.2f} %" for value in top5)])
+    others = [{x["metric"]: x for x in accuracy.get("other_metrics", [])} for accuracy in found]
+    for metric in dict.fromkeys(name for x in others for name in x):
+        cells = [x.get(metric) for x in others]
+        lines.append([metric, *("–" if x is None else f"{x['percent']:.2f} %" for x in cells)])
+        lines.append([f"{metric} drop, points", *("–" if x is None else f"{x['drop_points']:+.2f}" for x in cells)])
+    return lines
+
+
 def definitions(content: dict[str, Any]) -> list[str]:
     """Each metric in a sentence."""
     validated = next((row["accuracy"] for row in content["rows"] if row["accuracy"]), None)
@@ -109,9 +125,9 @@ def definitions(content: dict[str, Any]) -> list[str]:
             f"{validated['runtime']}; not of the engine, which needs its GPU. An engine with plugins was built from "
             f"that file's plugin form, which was checked against PyTorch at export: relative error "
             f"{_form_errors(content)}.",
-            "Top-1, top-5: the share of images whose label has the largest logit, or one of the five largest.",
-            "Drop: top-1 of the float32 PyTorch model minus top-1 of this file on the same images; its interval is "
-            "paired per image. Agreement: images on which both name the same class first.",
+            *DEFINITIONS[validated.get("task", "classification")],
+            f"Drop: {validated['metric']} of the float32 PyTorch model minus that of this file on the same images; its "
+            "interval is paired per image.",
             "The first time to validate includes the float32 PyTorch model's run over the images.",
         ]
     if content["latency"]:
@@ -151,8 +167,15 @@ def _measured(content: dict[str, Any]) -> list[str]:
     return lines
 
 
+# What a task's metrics mean, and what agreement with the float32 model is.
+DEFINITIONS = {
+    "classification": (
+        "Top-1, top-5: the share of images whose label has the largest logit, or one of the five largest.",
+        "Agreement: images on which both name the same class first.",
+    ),
+}
 LATENCY_HEADER = ("candidate", "runner", "batch", "p50", "p90", "p99", "variation", "images/s", "on")
-DEVICE_HEADER = ("candidate", "images", "top-1", "drop, points", "95 % interval", "agreement", "on", "file")
+DEVICE_HEADER = ("candidate", "images", "accuracy", "drop, points", "95 % interval", "agreement", "on", "file")
 
 
 def latency_rows(records: list[dict[str, Any]]) -> list[list[str]]:
@@ -187,7 +210,7 @@ def device_rows(content: dict[str, Any]) -> list[list[str]]:
             [
                 x["recipe"].get("name", "–"),
                 f"{details.get('images', 0):,}",
-                f"{details['top1_percent']:.2f} %",
+                f"{details['metric']} {details['percent']:.2f} %",
                 "–" if drop is None else f"{drop:+.2f}",
                 "–" if low is None else f"{low:+.2f} to {high:+.2f}",
                 f"{details['agreement_percent']:.2f} %" if "agreement_percent" in details else "–",

@@ -7,8 +7,6 @@ from rmt_edge.report.blocks import Block, Listing, Missing, Plot, Prose, Table, 
 from rmt_edge.report.figures import bars, drops
 from rmt_edge.report.markdown import comparison
 
-LOST = "points of top-1 lost"
-
 
 def decision(content: dict[str, Any]) -> list[Block]:
     """What to deploy in a sentence, why, and what each candidate's accuracy says."""
@@ -55,7 +53,7 @@ def _drops(validated: list[dict[str, Any]]) -> Plot:
         for row in validated
     ]
     accuracy = validated[0]["accuracy"]
-    limit = accuracy["max_drop_points"]
+    limit, metric = accuracy["max_drop_points"], accuracy["metric"]
     no_width = "" if all(low < high for _, _, (low, high) in entries) else (
         " An interval without width means that not one of these images turned right or wrong; by the rule of three up "
         f"to {300 / accuracy['images']:.2g} % of all images may still."
@@ -63,18 +61,23 @@ def _drops(validated: list[dict[str, Any]]) -> Plot:
     return plot(
         "drop",
         "What each candidate loses",
-        f"Top-1 of the float32 PyTorch model, {accuracy['reference_top1_percent']:.2f} % on {accuracy['images']:,} "
-        "images, minus that of the candidate on the same images. Bars are 95 % intervals, paired per image: where one "
+        f"{_capital(metric)} of the float32 PyTorch model, {accuracy['reference_percent']:.2f} % on "
+        f"{accuracy['images']:,} images, minus that of the candidate on the same images. "
+        "Bars are 95 % intervals, paired per image: where one "
         f"spans zero, no loss is proven; where one reaches {limit:g}, the limit is not proven to hold.{no_width}",
-        drops(entries, limit, LOST),
+        drops(entries, limit, f"points of {metric} lost"),
         Table(
-            ["candidate", "top-1", "drop, points", "from", "to"],
+            ["candidate", metric, "drop, points", "from", "to"],
             [
-                [name, f"{row['accuracy']['top1_percent']:.2f} %", f"{drop:+.2f}", f"{low:+.3f}", f"{high:+.3f}"]
+                [name, f"{row['accuracy']['percent']:.2f} %", f"{drop:+.2f}", f"{low:+.3f}", f"{high:+.3f}"]
                 for row, (name, drop, (low, high)) in zip(validated, entries, strict=True)
             ],
         ),
     )  # fmt: skip
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _sizes(rows: list[dict[str, Any]]) -> Plot:

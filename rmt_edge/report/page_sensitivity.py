@@ -5,7 +5,6 @@ from typing import Any
 from rmt_edge.model.layers import KINDS, Layer, layers_of
 from rmt_edge.report.blocks import Block, Missing, Plot, Table, plot
 from rmt_edge.report.figures import bars, drops, heat_map
-from rmt_edge.report.page_accuracy import LOST
 
 
 def sensitivity(content: dict[str, Any]) -> list[Block]:
@@ -37,7 +36,7 @@ def _bars(slug: str, by: str, about: str, groups: list[dict[str, Any]]) -> Plot:
         intervals = [tuple(x["drop_interval_points"]) if x.get("drop_interval_points") else None for x in groups]
         entries = [(x["group"], x["drop_points"], y) for x, y in zip(groups, intervals, strict=True)]
         caption = f"{about} Bars are 95 % intervals; what spans zero may be no loss at all."
-        return plot(slug, title, caption, drops(entries, None, LOST), _sensitivity_table(groups))
+        return plot(slug, title, caption, drops(entries, None, "points of accuracy lost"), _sensitivity_table(groups))
     changed = [100.0 - x["agreement_percent"] for x in groups]
     figure = bars([x["group"] for x in groups], {"changed": changed}, "images that change class, %", "{:.2f}")
     return plot(slug, title, f"{about} There were no labels.", figure, _sensitivity_table(groups))
@@ -67,8 +66,12 @@ def _heat_map(
         value = group["kl_nats"] if has_kl else group["drop_points"] or 0.0
         text = f"{group['drop_points']:+.2f}" if is_numbered else ""
         cells[row_names.index(row), column_names.index(column)] = (value, text)
-    shade = "the KL divergence from the float32 model, which moves before top-1 does" if has_kl else "the points lost"
-    numbers = " The numbers are points of top-1 lost." if is_numbered else ""
+    shade = (
+        "the KL divergence from the float32 model, which moves before the accuracy does"
+        if has_kl
+        else "the points lost"
+    )
+    numbers = " The numbers are points of accuracy lost." if is_numbered else ""
     return plot(
         slug,
         "Loss by block" if by == "block" else "Loss by stage and kind" if by == "cell" else f"Loss by {by}",
@@ -101,7 +104,7 @@ def _kind_order(kind: str) -> int:
 
 def _sensitivity_table(groups: list[dict[str, Any]]) -> Table:
     columns = {
-        "top1_percent": ("top-1, %", "{:.2f}"),
+        "percent": ("accuracy, %", "{:.2f}"),
         "drop_points": ("drop, points", "{:+.2f}"),
         "drop_interval_points": ("95 % interval", ""),
         "agreement_percent": ("agreement, %", "{:.2f}"),

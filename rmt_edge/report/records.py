@@ -22,6 +22,7 @@ from rmt_edge.latency.record import (
     read_latency_records,
 )
 from rmt_edge.latency.verdict import SUFFIX
+from rmt_edge.tasks.tasks import accuracy_in
 
 LATENCY, SENSITIVITY, SEARCH, ESTIMATE = KIND, "sensitivity", "search", "estimate"
 _FILE = {"name": str, "sha256": str}
@@ -107,10 +108,8 @@ def read_device_accuracy(folder: Path, used: set[str], known: dict[str, str]) ->
         except (ValueError, RecursionError) as error:
             what = f"{path} is not a manifest of predictions: {error}."
             raise RmtEdgeError(what, do="Remove it, or validate again: rmt-edge validate.") from error
-        details = manifest["details"]
-        if manifest["name"] in used or manifest["kind"] != PREDICTIONS:
-            continue
-        if "top1_percent" not in details or "machine" not in details:
+        details = accuracy_in(manifest["details"])
+        if manifest["name"] in used or manifest["kind"] != PREDICTIONS or details is None or "machine" not in details:
             continue
         check_accuracy(manifest["name"], details)
         subject: dict[str, str] = next((x for x in manifest["parents"] if x.get("role") == SOURCE), {})

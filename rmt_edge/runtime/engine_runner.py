@@ -1,4 +1,4 @@
-"""Run an engine on this machine's GPU: (b, 3, h, w) float32 images in, (b, classes) float32 logits out.
+"""Run an engine on this machine's GPU: (b, 3, h, w) float32 images in, its outputs by name out.
 
 numpy, pycuda and the TensorRT that built the engine; nothing of the workstation. Each batch size has an execution
 context, pinned host buffers and device buffers of its own, which its CUDA graph may then hold.
@@ -29,8 +29,13 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.plugin.load import load_plugins
 from rmt_edge.runtime.cuda_graph import CudaGraph, load_driver
 from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
+from rmt_edge.tasks.task import Outputs
 
 KERNELS = "kernels of an engine"
+# Of an engine's tensors, by TensorRT's names; the images are FLOAT.
+DTYPES: dict[str, Any] = {
+    "FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32, "INT8": np.int8, "UINT8": np.uint8,
+}  # fmt: skip
 logger = logging.getLogger(__name__)
 
 
@@ -119,13 +124,19 @@ class EngineRunner:
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = [x for x in names if self._engine.get_tensor_mode(x) == trt.TensorIOMode.INPUT]
         outputs = [x for x in names if x not in inputs]
-        kinds = {str(self._engine.get_tensor_dtype(x)) for x in names}
-        if len(inputs) != 1 or len(outputs) != 1 or kinds != {str(trt.DataType.FLOAT)}:
+        kinds = {x: str(self._engine.get_tensor_dtype(x)) for x in names}
+        known = {
+            str(getattr(trt.DataType, name)): dtype for name, dtype in DTYPES.items() if hasattr(trt.DataType, name)
+        }
+        is_image = len(inputs) == 1 and known.get(kinds[inputs[0]]) is np.float32
+        if not is_image or not outputs or any(kinds[x] not in known for x in outputs):
             raise RmtEdgeError(
-                f"{self.path.name} has inputs {inputs} and outputs {outputs} of {', '.join(sorted(kinds))}.",
-                "rmt-edge runs engines of one float32 input, the images, and one float32 output, the logits.",
+                f"{self.path.name} has inputs {inputs} and outputs {outputs} of "
+                f"{', '.join(sorted(set(kinds.values())))}.",
+                "rmt-edge runs engines of one float32 input, the images, and outputs of fixed size of "
+                f"{', '.join(DTYPES)}.",
             )
-        self._input, self._output = inputs[0], outputs[0]
+        self._input, self._outputs = inputs[0], {x: known[kinds[x]] for x in outputs}
         smallest, _, largest = (tuple(x) for x in self._engine.get_tensor_profile_shape(self._input, 0))
         self.batches = range(smallest[0], largest[0] + 1)
         self.image_shape = (largest[1], largest[2], largest[3])
@@ -133,8 +144,8 @@ class EngineRunner:
         self._events = (self._cuda.Event(), self._cuda.Event())
         self._kernels = self._load_kernels()
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """(b, 3, h, w) float32 -> (b, classes) float32, there and back."""
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """(b, 3, h, w) float32 -> {"logits": (b, classes)} float32, or what else the engine gives, there and back."""
         check_images(images, self.image_shape, self.batches, self.path.name)
         plan = self._plan(len(images), cuda_graph=False)
         plan.host[self._input][...] = images
@@ -142,12 +153,12 @@ class EngineRunner:
         self._enqueue(plan)
         self._download(plan)
         self._stream.synchronize()
-        return plan.host[self._output].copy()
+        return {name: plan.host[name].copy() for name in self._outputs}
 
     def prepare(self, batch: int, transfers: bool = False, cuda_graph: bool = False) -> None:
         """Buffers, images of noise on the GPU, a run that warms up and, if asked for, the CUDA graph of a batch size.
 
-        transfers: `run` also copies the images there and the logits back.
+        transfers: `run` also copies the images there and the outputs back.
         """
         check_batch(batch, self.batches, self.path.name)
         plan = self._plan(batch, cuda_graph)
@@ -188,9 +199,9 @@ class EngineRunner:
     def _new_plan(self, batch: int, cuda_graph: bool) -> _Plan:
         plan = _Plan(self._new_context(cuda_graph), {}, {})
         plan.context.set_input_shape(self._input, (batch, *self.image_shape))
-        for name in (self._input, self._output):
+        for name, dtype in {self._input: np.float32, **self._outputs}.items():
             shape = tuple(plan.context.get_tensor_shape(name))
-            plan.host[name] = self._cuda.pagelocked_empty(shape, np.float32)
+            plan.host[name] = self._cuda.pagelocked_empty(shape, dtype)
             plan.device[name] = self._cuda.mem_alloc(plan.host[name].nbytes)
             plan.context.set_tensor_address(name, int(plan.device[name]))
         return plan
@@ -227,7 +238,8 @@ class EngineRunner:
         self._cuda.memcpy_htod_async(plan.device[self._input], plan.host[self._input], self._stream)
 
     def _download(self, plan: _Plan) -> None:
-        self._cuda.memcpy_dtoh_async(plan.host[self._output], plan.device[self._output], self._stream)
+        for name in self._outputs:
+            self._cuda.memcpy_dtoh_async(plan.host[name], plan.device[name], self._stream)
 
     def _load_kernels(self) -> Any:
         """TensorRT-RTX's runtime cache, with what an earlier run of this very engine compiled; None elsewhere."""

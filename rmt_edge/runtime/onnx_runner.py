@@ -1,4 +1,4 @@
-"""Run an ONNX file on the CPU through ONNX Runtime: (b, 3, h, w) float32 images in, (b, classes) float32 logits out."""
+"""Run an ONNX file on the CPU through ONNX Runtime: (b, 3, h, w) float32 images in, outputs by name out."""
 
 import os
 import time
@@ -12,6 +12,7 @@ from rmt_edge.artifact import ONNX, Artifact, read_artifact
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
+from rmt_edge.tasks.task import Outputs
 
 MAX_BATCH = 1 << 16  # ONNX Runtime has no limit of its own; memory ends long before
 
@@ -57,7 +58,7 @@ class OnnxRunner:
         except Exception as error:  # onnxruntime raises its own types, which share no base but Exception
             raise RmtEdgeError(f"ONNX Runtime does not take {path}: {error}") from error
         image = self.session.get_inputs()[0]
-        self.input = image.name
+        self.input, self.outputs = image.name, [x.name for x in self.session.get_outputs()]
         batch, channels, height, width = image.shape
         self.batches = range(batch, batch + 1) if isinstance(batch, int) else range(1, MAX_BATCH + 1)
         self.image_shape = (channels, height, width)
@@ -69,10 +70,10 @@ class OnnxRunner:
     def __exit__(self, *_: Any) -> None:
         self._images = None
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """(b, 3, h, w) float32 -> (b, classes) float32."""
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """(b, 3, h, w) float32 -> {"logits": (b, classes)} float32, or what else the model gives."""
         check_images(images, self.image_shape, self.batches, self.path.name)
-        return self.session.run(None, {self.input: images})[0]
+        return dict(zip(self.outputs, self.session.run(None, {self.input: images}), strict=True))
 
     def prepare(self, batch: int, transfers: bool = False, cuda_graph: bool = False) -> None:
         """Images of noise for `run`. transfers, cuda_graph: a CPU has neither."""

@@ -1,6 +1,7 @@
 """What every runner of a model has: one interface for engine_runner.py, onnx_runner.py and torch_runner.py.
 
-A runner is a context manager. `runner(images)` is one inference, images in and logits out. For timing, `prepare` gets
+A runner is a context manager. `runner(images)` is one inference: images in, a dict of arrays out, the
+model's outputs by their names, {"logits": (b, classes)} of a classifier. For timing, `prepare` gets
 everything of one batch size ready, images of noise included, and each `run` is one inference that times itself.
 """
 
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.tasks.task import Outputs
 
 
 class Timing(NamedTuple):
@@ -37,7 +39,7 @@ class Runner(Protocol):
 
     def __exit__(self, *_: Any) -> None: ...
 
-    def __call__(self, images: np.ndarray) -> np.ndarray: ...
+    def __call__(self, images: np.ndarray) -> Outputs: ...
 
     def prepare(self, batch: int, transfers: bool = False, cuda_graph: bool = False) -> None: ...
 

@@ -7,6 +7,7 @@ too; the first runs compile, and `prepare` waits for them.
 
 import copy
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.checkpoint import open_checkpoint
+from rmt_edge.model.downstream import Downstream
 from rmt_edge.model.rmt import RMT
 from rmt_edge.runtime.runner import Timing, check_batch, check_images, noise_images
+from rmt_edge.tasks.task import Outputs
 
 PEERS = {"torch": "torch eager", "torch-compile": "torch.compile", "torch-max-autotune": "torch.compile max-autotune"}
 MODES = {"torch-compile": "default", "torch-max-autotune": "max-autotune"}
@@ -31,7 +34,9 @@ class TorchRunner:
     transfers: tuple[bool, ...]
     cuda_graphs: tuple[bool, ...] = (False,)
 
-    def __init__(self, model: RMT, image_shape: tuple[int, int, int], peer: str, precision: str, device: str):
+    def __init__(
+        self, model: RMT | Downstream, image_shape: tuple[int, int, int], peer: str, precision: str, device: str
+    ):
         self.name, self.precision, self.device = PEERS[peer], precision, torch.device(device)
         self.clock = "CUDA events" if device == "cuda" else "host clock"
         self.transfers = (False, True) if device == "cuda" else (False,)
@@ -48,10 +53,10 @@ class TorchRunner:
     def __exit__(self, *_: Any) -> None:
         self._host = self._there = torch.empty(0)
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """(b, 3, h, w) float32 -> (b, classes) float32."""
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """(b, 3, h, w) float32 -> {"logits": (b, classes)} float32, or what else the model gives."""
         check_images(images, self.image_shape, self.batches, self.name)
-        return self._forward(torch.from_numpy(images).to(self.device)).cpu().numpy()
+        return arrays_of(self._forward(torch.from_numpy(images).to(self.device)))
 
     def prepare(self, batch: int, transfers: bool = False, cuda_graph: bool = False) -> None:
         """Images of noise, pinned where there is a GPU, and the runs that compile."""
@@ -71,8 +76,8 @@ class TorchRunner:
         return self._run_on_gpu() if self.device.type == "cuda" else self._run_on_cpu()
 
     @torch.inference_mode()
-    def _forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model(images.to(self.dtype)).float()
+    def _forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: x.float() if x.is_floating_point() else x for name, x in named(self.model(images.to(self.dtype)))}
 
     def _run_on_cpu(self) -> Timing:
         start = time.perf_counter()
@@ -84,13 +89,24 @@ class TorchRunner:
         began = time.perf_counter()
         start.record()
         if self._moves:
-            self._forward(self._host.to(self.device, non_blocking=True)).to("cpu", non_blocking=True)
+            for output in self._forward(self._host.to(self.device, non_blocking=True)).values():
+                output.to("cpu", non_blocking=True)
         else:
             self._forward(self._there)
         end.record()
         enqueue_ms = (time.perf_counter() - began) * 1e3
         end.synchronize()
         return Timing(start.elapsed_time(end), enqueue_ms)
+
+
+def named(outputs: torch.Tensor | dict[str, torch.Tensor]) -> Iterable[tuple[str, torch.Tensor]]:
+    """A model's outputs by name: a single tensor is a classifier's logits."""
+    return outputs.items() if isinstance(outputs, dict) else [("logits", outputs)]
+
+
+def arrays_of(outputs: torch.Tensor | dict[str, torch.Tensor]) -> Outputs:
+    """A model's outputs on the CPU."""
+    return {name: x.cpu().numpy() for name, x in named(outputs)}
 
 
 def peers_of(checkpoint: Path, sha256: str, names: list[str], image_shape: tuple[int, int, int]) -> list[TorchRunner]:

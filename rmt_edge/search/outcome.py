@@ -25,15 +25,17 @@ from rmt_edge.artifact import output_folder, versions, written_whole
 from rmt_edge.data.dataset import Dataset
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time, normalise
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.metrics import drop_interval_points, drop_points, kl_nats, percent
+from rmt_edge.metrics import kl_nats, percent
 from rmt_edge.model.checkpoint import Checkpoint
 from rmt_edge.model.folded import FoldedRMT, Ranges, folded_from_model
+from rmt_edge.model.rmt import RMT
 from rmt_edge.model.torch_device import device_name, torch_device
 from rmt_edge.progress import progress_bar
 from rmt_edge.quantization.calibrate import calibrate
 from rmt_edge.quantization.fake_quant import FakeQuantizedLayers, Step, first_step, steps_of
 from rmt_edge.quantization.quantize import calibration_set
 from rmt_edge.quantization.recipe import QuantizationRecipe
+from rmt_edge.tasks.classification import METRIC, Hits
 
 # Pixels of a batch: four images of 224x224, where RMT-S takes 14.8 s for 128 images on two cores; 16.8 s with two
 # images at a time, 17.1 s with eight, whose activations no longer fit the caches.
@@ -117,6 +119,11 @@ def calibrated_subject(
     runs_on = torch_device(device)
     recipe = replace(recipe, int8=("*",), fp16=(), residual_adds=False)
     model = checkpoint.model
+    if not isinstance(model, RMT):
+        raise RmtEdgeError(
+            f"{checkpoint.path.name} is a {model.head_name}.",
+            "sensitivities and the search measure classifiers so far.",
+        )
     preprocessing = preprocessing or model.preprocessing
     dataset = calibration_set(recipe, calibration)
     parents = {"checkpoint": checkpoint.identity, "calibration": dataset.identity}
@@ -219,7 +226,8 @@ def summary(outcomes: Outcomes, row: int, labels: np.ndarray | None) -> dict:
     """
     classes, noise = outcomes.classes[row], float(outcomes.noise[row].sum())
     metrics: dict[str, Any] = {
-        "top1_percent": None,
+        "metric": METRIC,
+        "percent": None,
         "drop_points": None,
         "drop_interval_points": None,
         "agreement_percent": percent(classes == outcomes.reference_classes),
@@ -227,14 +235,14 @@ def summary(outcomes: Outcomes, row: int, labels: np.ndarray | None) -> dict:
         "sqnr_db": 10 * float(np.log10(outcomes.signal.sum() / noise)) if noise else None,
     }
     if labels is not None:
-        reference_hits, set_hits = outcomes.reference_classes == labels, classes == labels
-        metrics["top1_percent"] = percent(set_hits)
-        metrics["drop_points"] = drop_points(reference_hits, set_hits)
-        metrics["drop_interval_points"] = list(drop_interval_points(reference_hits, set_hits))
+        reference, subject = Hits(outcomes.reference_classes == labels), Hits(classes == labels)
+        drop = reference.drop_to(subject)
+        metrics |= {"percent": subject.percent(), "drop_points": drop.points}
+        metrics["drop_interval_points"] = list(drop.interval_points())
     return metrics
 
 
-def reference_top1_percent(outcomes: Outcomes, labels: np.ndarray | None) -> float | None:
+def reference_percent(outcomes: Outcomes, labels: np.ndarray | None) -> float | None:
     """The float32 model's top-1; None without labels."""
     return None if labels is None else percent(outcomes.reference_classes == labels)
 

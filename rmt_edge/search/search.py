@@ -31,7 +31,6 @@ from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency.roofline import Network, latency_ms
-from rmt_edge.metrics import drop_points
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.quantization.recipe import QuantizationRecipe
 from rmt_edge.search.assignment import Choice, Item, frontier, spread
@@ -40,8 +39,9 @@ from rmt_edge.search.outcome import Outcomes, Subject, calibrated_subject, evalu
 from rmt_edge.search.overlap import check_apart
 from rmt_edge.search.sensitivity import groups_of, labels_of, measure_groups
 from rmt_edge.settings import check_choice, check_positive
+from rmt_edge.tasks.classification import Hits
 
-METRICS = ("top1", "agreement")
+METRICS = ("accuracy", "agreement")
 CANDIDATES = 12
 REFINEMENTS = 6
 # Candidates this close in latency count as equally fast: neither an estimate nor a measurement, whose deviation is of
@@ -54,14 +54,14 @@ logger = logging.getLogger(__name__)
 class Budget:
     """How much may be lost on the selection images.
 
-    metric: of top1 the drop, of agreement 100 minus it. points: of it. confidence: that what is lost on further images
-    of the kind keeps within them, one-sided: 0.5 holds the loss measured against the budget, 0.975 the upper end of its
-    paired 95 % interval. That end is at 0.19 points where none of 2,000 images flips: ask for it with a budget and
-    images to match.
+    metric: of accuracy the drop, of agreement 100 minus it. points: of it. confidence: that what is lost on further
+    images of the kind keeps within them, one-sided: 0.5 holds the loss measured against the budget, 0.975 the upper end
+    of its paired 95 % interval. That end is at 0.19 points where none of 2,000 images flips: ask for it with a
+    budget and images to match.
     """
 
     points: float
-    metric: str = "top1"
+    metric: str = "accuracy"
     confidence: float = 0.5
 
     def __post_init__(self) -> None:
@@ -78,12 +78,11 @@ class Budget:
         """What one set of layers lost by this metric, and whether that keeps within the budget."""
         right = outcomes.reference_classes if self.metric == "agreement" else labels
         assert right is not None, "labels are asked for before anything runs"
-        pair = outcomes.reference_classes == right, outcomes.classes[row] == right
-        lost = drop_points(*pair)
-        upper, is_within = held_to(self.points, *pair, None if self.confidence == 0.5 else self.confidence)
+        drop = Hits(outcomes.reference_classes == right).drop_to(Hits(outcomes.classes[row] == right))
+        upper, is_within = held_to(self.points, drop, None if self.confidence == 0.5 else self.confidence)
         return {
-            "lost_points": lost,
-            "lost_upper_points": lost if upper is None else upper,
+            "lost_points": drop.points,
+            "lost_upper_points": drop.points if upper is None else upper,
             "is_within_budget": is_within,
         }
 
@@ -103,9 +102,9 @@ class ImageSets:
         for path, role in ((self.calibration, "calibration"), (self.test, "test")):
             if path is not None:
                 check_apart(dataset, open_dataset(path), role)
-        if budget.metric == "top1" and dataset.labels is None:
+        if budget.metric == "accuracy" and dataset.labels is None:
             raise RmtEdgeError(
-                f"{dataset.path} has no labels.", "a budget of top-1 needs them.", "Pass --metric agreement."
+                f"{dataset.path} has no labels.", "a budget of accuracy needs them.", "Pass --metric agreement."
             )
         return dataset
 

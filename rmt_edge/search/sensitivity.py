@@ -22,7 +22,7 @@ from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.model.layers import KINDS, Layer, layers_of
 from rmt_edge.quantization.recipe import QuantizationRecipe
-from rmt_edge.search.outcome import Subject, calibrated_subject, evaluate, reference_top1_percent, summary
+from rmt_edge.search.outcome import Subject, calibrated_subject, evaluate, reference_percent, summary
 from rmt_edge.settings import check_choice
 
 BY = ("kind", "stage", "block", "cell")
@@ -80,8 +80,8 @@ def sensitivity(
     """Write `<checkpoint>.sensitivity.json` into the folder `output`; returns its path.
 
     recipe: whose ranges (method, images), whatever layers it names. data: the images to measure on; without labels the
-    fields of top-1 are null. images: how many are drawn of them, evenly over classes and folders (IMAGES, or all there
-    are if fewer). device: see torch_device. Killed, it goes on.
+    fields of accuracy are null. images: how many are drawn of them, evenly over classes and folders (IMAGES, or all
+    there are if fewer). device: see torch_device. Killed, it goes on.
     """
     start = time.monotonic()
     dataset = open_dataset(data)
@@ -113,7 +113,7 @@ def sensitivity(
 def measure_groups(
     subject: Subject, groups: list[Group], dataset: Dataset, labels: np.ndarray | None, path: Path
 ) -> dict[str, Any]:
-    """Each group alone in INT8: seconds, reference_top1_percent and groups as the record holds them.
+    """Each group alone in INT8: seconds, reference_percent and groups as the record holds them.
 
     path: see `evaluate`.
     """
@@ -125,7 +125,7 @@ def measure_groups(
     ]
     return {
         "seconds": outcomes.seconds,
-        "reference_top1_percent": reference_top1_percent(outcomes, labels),
+        "reference_percent": reference_percent(outcomes, labels),
         "groups": measured,
     }
 
@@ -137,18 +137,18 @@ def labels_of(dataset: Dataset, subject: Subject) -> np.ndarray | None:
 
 def table(record: dict[str, Any]) -> str:
     """The groups of a record as text, each kind of group from the most sensitive on."""
-    lines = [f"{'in INT8, the rest float32':<28}{'top-1':>8}{'drop':>8}{'  95 % interval':<18}"]
+    lines = [f"{'in INT8, the rest float32':<28}{record['groups'][0]['metric']:>8}{'drop':>8}{'  95 % interval':<18}"]
     lines[0] += f"{'agreement':>10}{'KL, nats':>11}{'SQNR, dB':>10}"
     kinds = list(dict.fromkeys(group["by"] for group in record["groups"]))
     for group in sorted(record["groups"], key=lambda x: (kinds.index(x["by"]), -x["kl_nats"])):
-        top1, drop, interval = "-", "-", ""
+        own, drop, interval = "-", "-", ""
         if group["drop_points"] is not None:
             low, high = group["drop_interval_points"]
-            top1, drop = f"{group['top1_percent']:.2f}", f"{group['drop_points']:+.2f}"
+            own, drop = f"{group['percent']:.2f}", f"{group['drop_points']:+.2f}"
             interval = f"  {low:+.2f} to {high:+.2f}"
         sqnr = "-" if group["sqnr_db"] is None else f"{group['sqnr_db']:.1f}"
         lines.append(
-            f"{group['group']:<28}{top1:>8}{drop:>8}{interval:<18}"
+            f"{group['group']:<28}{own:>8}{drop:>8}{interval:<18}"
             f"{group['agreement_percent']:>10.2f}{group['kl_nats']:>11.2e}{sqnr:>10}"
         )
     return "\n".join(lines)

@@ -16,13 +16,15 @@ import torch
 from PIL import Image
 
 from rmt_edge.accuracy.limits import drop_message
-from rmt_edge.accuracy.predictions import accuracy, logits_of
+from rmt_edge.accuracy.predictions import accuracy, outputs_of
 from rmt_edge.accuracy.reference import validate_against_checkpoint
 from rmt_edge.accuracy.resume import partial_path
 from rmt_edge.artifact import PREDICTIONS, manifest_path, read_artifact
 from rmt_edge.data.dataset import open_dataset
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model.spec import ModelSpec
 from rmt_edge.runtime.onnx_runner import OnnxRunner
+from rmt_edge.tasks import classification
 from tests.conftest import ROOT, SMALL
 
 
@@ -42,13 +44,13 @@ def test_the_record_holds_what_was_measured(onnx_files, checkpoint, own_labels, 
     found = validate_against_checkpoint(onnx_files["fp16"], checkpoint, own_labels, tmp_path / "out", max_drop=100)
     assert read_artifact(found.path, PREDICTIONS) == found
     details = found.details
-    assert details["reference_top1_percent"] == 100.0
+    assert details["reference_percent"] == 100.0
     with np.load(found.path) as arrays, np.load(own_labels) as truth:
         classes, labels = arrays["classes"], truth["labels"]
     assert classes.shape == (60, 5)
-    assert details["top1_percent"] == pytest.approx(100 * (classes[:, 0] == labels).mean())
-    assert details["agreement_percent"] == details["top1_percent"]
-    assert details["drop_points"] == pytest.approx(100 - details["top1_percent"])
+    assert details["percent"] == pytest.approx(100 * (classes[:, 0] == labels).mean())
+    assert details["agreement_percent"] == details["percent"]
+    assert details["drop_points"] == pytest.approx(100 - details["percent"])
     assert details["images"] == 60 and details["within_max_drop"]
     assert [(x["role"], x["name"]) for x in found.manifest.parents] == [
         ("source", onnx_files["fp16"].name), ("checkpoint", checkpoint.name), ("data", "own.npz"),
@@ -65,8 +67,8 @@ def test_the_reference_runs_once_for_all_precisions(onnx_files, checkpoint, imag
 def test_another_data_set_gets_its_own_reference(onnx_files, checkpoint, images, own_labels, tmp_path):
     first = validate_against_checkpoint(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100)
     second = validate_against_checkpoint(onnx_files["fp32"], checkpoint, own_labels, tmp_path, max_drop=100)
-    assert first.details["reference_top1_percent"] < 50
-    assert second.details["reference_top1_percent"] == 100
+    assert first.details["reference_percent"] < 50
+    assert second.details["reference_percent"] == 100
 
 
 def test_the_limit_is_half_a_point_by_default_and_inclusive(onnx_files, checkpoint, own_labels, tmp_path):
@@ -89,9 +91,12 @@ def test_a_drop_above_the_limit_is_told_with_numbers(onnx_files, checkpoint, own
 def test_metrics_are_paired():
     reference = np.array([[0, 1], [1, 0], [2, 0]])
     classes = np.array([[0, 1], [0, 1], [1, 0]])
-    result = accuracy(reference, classes, np.array([0, 1, 1]))
-    assert result["reference_top1_percent"] == pytest.approx(200 / 3)
-    assert result["top1_percent"] == pytest.approx(200 / 3)
+    before, after = (
+        {"classes": x, "scores": np.ones(x.shape), "labels": np.array([0, 1, 1])} for x in (reference, classes)
+    )
+    result = accuracy(classification, before, after)
+    assert result["reference_percent"] == pytest.approx(200 / 3)
+    assert result["percent"] == pytest.approx(200 / 3)
     assert result["drop_points"] == 0
     assert result["agreement_percent"] == pytest.approx(100 / 3)
 
@@ -124,10 +129,14 @@ def test_a_logit_that_is_not_finite_is_refused(images, value):
     def run(batch):
         logits = np.zeros((len(batch), 10), np.float32)
         logits[-1, 3] = value
-        return logits
+        return {"logits": logits}
 
     with pytest.raises(RmtEdgeError, match="logits hold NaN or infinite"):
-        list(logits_of(run, open_dataset(images), SMALL, "x"))
+        list(
+            outputs_of(
+                run, open_dataset(images), SMALL, classification, ModelSpec("rmt_nano", "classifier", 10, 40, 48), "x"
+            )
+        )
 
 
 @pytest.mark.parametrize("limit", [-1, 101, float("nan")])
@@ -237,14 +246,14 @@ def test_class_folders_name_their_classes_and_images(uninterrupted):
     assert all(x["images"] == 30 for x in details["per_class"])
     assert details["worst_images"][0]["name"].startswith("class")
     assert details["interval_method"].startswith("score interval")
-    assert set(details["flips"]) == {"right_to_wrong", "wrong_to_right", "wrong_to_other_wrong"}
-    assert 0 <= details["mcnemar_p"] <= 1
+    assert set(details["classification"]["flips"]) == {"right_to_wrong", "wrong_to_right", "wrong_to_other_wrong"}
+    assert 0 <= details["classification"]["mcnemar_p"] <= 1
 
 
 def test_the_scores_are_the_logits_of_the_classes(onnx_files, checkpoint, images, tmp_path):
     path = validate_against_checkpoint(onnx_files["fp32"], checkpoint, images, tmp_path, max_drop=100).path
     (batch,) = open_dataset(images).batches(SMALL, 60)
-    logits = np.concatenate([OnnxRunner(onnx_files["fp32"])(batch[:50]), OnnxRunner(onnx_files["fp32"])(batch[50:])])
+    logits = np.concatenate([OnnxRunner(onnx_files["fp32"])(x)["logits"] for x in (batch[:50], batch[50:])])
     with np.load(path) as arrays:
         assert np.array_equal(arrays["scores"], np.take_along_axis(logits, arrays["classes"], axis=1))
 

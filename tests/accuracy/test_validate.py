@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmt_edge.accuracy.predictions import top_in
+from rmt_edge.accuracy.predictions import rows_in
 from rmt_edge.accuracy.reference import reference_predictions, validate_against_checkpoint
 from rmt_edge.accuracy.resume import partial_path
 from rmt_edge.accuracy.subject import subject_of
@@ -73,9 +73,9 @@ def test_an_engine_is_held_to_the_reference_over_a_data_set(
     found = validate(engine, class_folders, reference, max_drop=100, runner=runner)
     assert found.path == tmp_path / "nano.int8.orin.predictions.npz"
     expected = validate_against_checkpoint(onnx_files["int8"], checkpoint, class_folders, tmp_path / "o", max_drop=100)
-    for name in ("top1_percent", "reference_top1_percent", "drop_points", "flips", "per_class", "drawn", "images"):
+    for name in ("percent", "reference_percent", "drop_points", "classification", "per_class", "drawn", "images"):
         assert found.details[name] == expected.details[name], name
-    assert (top_in(found).classes == top_in(expected).classes).all()
+    assert (rows_in(found)["classes"] == rows_in(expected)["classes"]).all()
     assert [(x["role"], x["name"]) for x in found.manifest.parents] == [
         ("source", engine.path.name), ("checkpoint", checkpoint.name), ("data", "set"),
     ]  # fmt: skip
@@ -113,7 +113,7 @@ def test_batches_stay_within_the_engine_s_profile(
         return runner(images)
 
     found = validate(engine, class_folders, reference, max_drop=100, runner=run)
-    assert seen == sizes and len(top_in(found).classes) == 60
+    assert seen == sizes and len(rows_in(found)["classes"]) == 60
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_another_data_set_is_refused(engine, runner, reference, images):
 
 def test_logits_of_another_number_of_classes_are_refused(engine, reference, class_folders):
     with pytest.raises(RmtEdgeError, match=r"the logits are \(32, 1000\), expected \(32, 10\)"):
-        validate(engine, class_folders, reference, runner=lambda x: np.zeros((len(x), 1000), np.float32))
+        validate(engine, class_folders, reference, runner=lambda x: {"logits": np.zeros((len(x), 1000), np.float32)})
 
 
 def test_the_command_validates_an_engine_over_a_data_set(
@@ -252,7 +252,7 @@ def test_the_command_validates_an_engine_over_a_data_set(
     status, paths, errors = call(capsys, "validate", engine.path, onnx_files["int8"], *given)
     assert status == 0, errors
     assert paths == [str(tmp_path / "out" / f"nano.int8{x}.predictions.npz") for x in (".orin", "")]
-    assert (top_in(read_artifact(paths[0], "predictions")).classes.shape) == (60, 5)
+    assert rows_in(read_artifact(paths[0], "predictions"))["classes"].shape == (60, 5)
     status, _, errors = call(capsys, "validate", engine.path, "--data", class_folders)
     assert status == 2 and "--data and --reference go together" in errors
 

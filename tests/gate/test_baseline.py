@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from rmt_edge.accuracy.limits import judgement
 from rmt_edge.accuracy.predictions import accuracy, write_predictions
 from rmt_edge.artifact import (
     CHECKPOINT,
@@ -22,8 +21,12 @@ from rmt_edge.artifact import (
 )
 from rmt_edge.cli import main
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.gate.baseline import packed, read_baseline, results_of, unpacked, write_baseline
+from rmt_edge.gate.baseline import read_baseline, results_of, write_baseline
+from rmt_edge.gate.gate import Limits, compare
 from rmt_edge.latency.record import record_path
+from rmt_edge.tasks import classification
+from rmt_edge.tasks.classification import Hits, tally_from_dict
+from rmt_edge.tasks.tasks import accuracy_in
 from tests.latency_records import make_run, write_record
 
 IMAGES = 400
@@ -33,6 +36,13 @@ ORIN = {
     "processor": "aarch64", "board": "Jetson AGX Orin", "power_mode": "MAXN", "tensorrt": {"tensorrt": "10.3.0"},
     "gpus": [{"name": "Orin", "compute_capability": "8.7", "driver_version": "540.4.0"}],
 }  # fmt: skip
+
+
+# A subject of a baseline of the first version.
+OLD = (
+    '{"top1_percent": 99.5, "hits": "%s", "images": %d, "data": {"name": "d", "sha256": "d"}, "size_bytes": {}, '
+    '"latency": []}'
+)
 
 
 def make_file(path, kind, parents, recipe, size, **details):
@@ -52,13 +62,13 @@ def make_predictions(onnx_path, recipe, wrong, data=TEST_SET, subset=None):
     reference = np.stack([labels, (labels + 1) % 10], axis=1).astype(np.int32)
     classes = reference.copy()
     classes[:wrong] = classes[:wrong, ::-1]
-    details = accuracy(reference, classes, labels) | judgement(reference, classes, labels)
-    details |= {"images": IMAGES, "runtime": "ONNX Runtime, CPU"}
+    scores = np.ones(classes.shape, np.float32)
+    before, after = ({"classes": x, "scores": scores, "labels": labels} for x in (reference, classes))
+    details = accuracy(classification, before, after) | {"images": IMAGES, "runtime": "ONNX Runtime, CPU"}
     path = onnx_path.parent / f"{onnx_path.stem}{'.subset' if subset else ''}.predictions.npz"
     parents = [made_from(onnx_path), NANO | {"role": CHECKPOINT}, data | {"role": DATA}]
     parents += [subset | {"role": SUBSET}] if subset else []
-    scores = np.ones(classes.shape, np.float32)
-    write_predictions(path, classes, parents, recipe, details, 0, scores, labels)
+    write_predictions(path, after, parents, recipe, details, 0)
     return path
 
 
@@ -86,8 +96,9 @@ def test_a_baseline_holds_accuracy_sizes_and_latencies(tmp_path):
     path = write_baseline(make_results(tmp_path / "a"))
     assert path == tmp_path / "a" / "baseline.json"
     subject = read_baseline(path)["int8"]
-    assert subject["top1_percent"] == 99 and subject["drop_points"] == 1 and subject["images"] == 400
-    assert subject["hits"].tolist() == [False] * 4 + [True] * 396
+    assert subject["percent"] == 99 and subject["drop_points"] == 1 and subject["images"] == 400
+    assert subject["metric"] == "top-1"
+    assert subject["tallies"]["top-1"].is_right.tolist() == [False] * 4 + [True] * 396
     assert subject["size_bytes"] == {ONNX: 1000, "engine orin plugin": 3000}
     (run,) = subject["latency"]  # PyTorch's is not the engine's
     assert (run["file"], run["runner"], run["p50_ms"]) == ("engine orin plugin", "tensorrt", 2.0)
@@ -95,10 +106,49 @@ def test_a_baseline_holds_accuracy_sizes_and_latencies(tmp_path):
     assert subject["data"] == TEST_SET and subject["checkpoint"] == NANO
 
 
+def test_a_baseline_of_the_first_version_is_read(tmp_path):
+    """It knew classifiers alone; a repository has it committed."""
+    folder = make_results(tmp_path / "a")
+    path = write_baseline(folder)
+    today = read_baseline(path)["int8"]
+    content = json.loads(path.read_text())
+    subject = content["subjects"]["int8"]
+    subject["hits"] = subject.pop("tallies")["top-1"]["hits"]
+    for key in ("task", "metric"):
+        del subject[key]
+    for key in ("percent", "reference_percent"):
+        subject[key.replace("percent", "top1_percent")] = subject.pop(key)
+    path.write_text(json.dumps(content))
+    old = read_baseline(path)["int8"]
+    assert old["percent"] == today["percent"] == 99 and old["metric"] == "top-1"
+    assert np.array_equal(old["tallies"]["top-1"].is_right, today["tallies"]["top-1"].is_right)
+    assert not any(row.is_worse for row in compare(path, folder, Limits()))
+    assert compare(path, make_results(tmp_path / "b", wrong=7), Limits())[0].is_worse
+
+
+def test_predictions_of_the_first_version_are_results(tmp_path):
+    folder = make_results(tmp_path / "a")
+    before = results_of(folder)["int8"]
+    manifest = folder / "nano.int8.predictions.npz.json"
+    content = json.loads(manifest.read_text())
+    details = content["details"]
+    details |= details.pop("classification")
+    del details["metric"]
+    for key in ("percent", "reference_percent"):
+        details[key.replace("percent", "top1_percent")] = details.pop(key)
+    for row in details["per_class"]:
+        row["top1_percent"] = row.pop("percent")
+    manifest.write_text(json.dumps(content))
+    assert results_of(folder)["int8"] == before
+    found = accuracy_in(details)
+    assert found["classification"]["top5_percent"] == 100 and "top5_percent" not in found
+    assert found["per_class"][0]["percent"] == 97.5
+
+
 def test_names_of_files_do_not_matter(tmp_path):
     first, second = make_results(tmp_path / "a"), make_results(tmp_path / "b", name="other")
     a, b = results_of(first), results_of(second)
-    assert a["int8"]["size_bytes"] == b["int8"]["size_bytes"] and a["int8"]["hits"] == b["int8"]["hits"]
+    assert a["int8"]["size_bytes"] == b["int8"]["size_bytes"] and a["int8"]["tallies"] == b["int8"]["tallies"]
 
 
 def test_the_predictions_of_an_engine_are_a_subject_of_their_own(tmp_path):
@@ -106,7 +156,7 @@ def test_the_predictions_of_an_engine_are_a_subject_of_their_own(tmp_path):
     make_predictions(folder / "nano.int8.orin.plugin.engine", {"name": "int8", "precision": "int8"}, 8)
     subjects = results_of(folder)
     assert list(subjects) == ["int8", "int8 engine orin plugin"]
-    assert subjects["int8 engine orin plugin"]["top1_percent"] == 98
+    assert subjects["int8 engine orin plugin"]["percent"] == 98
     assert subjects["int8 engine orin plugin"]["size_bytes"] == {"engine orin plugin": 3000}
 
 
@@ -122,11 +172,11 @@ def test_a_bundles_subset_is_a_subject_of_its_own(tmp_path):
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 400])
 def test_hits_are_kept_in_a_bit_each(count):
     hits = np.random.default_rng(count).random(count) < 0.7
-    text = packed(hits)
-    assert len(text) <= 4 * (-(-count // 8) // 3 + 1)
-    assert np.array_equal(unpacked(text, count), hits)
+    values = Hits(hits).to_dict()
+    assert len(values["hits"]) <= 4 * (-(-count // 8) // 3 + 1)
+    assert np.array_equal(tally_from_dict("top-1", values, count).is_right, hits)
     with pytest.raises(ValueError, match="bytes of hits"):
-        unpacked(text, count + 8)
+        tally_from_dict("top-1", values, count + 8)
 
 
 def test_a_record_of_another_engine_is_left_out(tmp_path, caplog):
@@ -170,11 +220,11 @@ def test_an_onnx_file_of_later_date_than_its_predictions_is_refused(tmp_path):
         ("{}", "is not a baseline: KeyError 'kind'"),
         ("[]", "is not a baseline: TypeError"),
         ('{"kind": "latency"}', "is of kind 'latency'"),
-        ('{"kind": "baseline", "subjects": {"a": {"hits": "AA==", "images": 9}}}', "1 bytes of hits for 9 images"),
-        ('{"kind": "baseline", "subjects": {"a": {"hits": "!", "images": 9}}}', "is not a baseline: Error"),
+        ('{"kind": "baseline", "subjects": {"a": %s}}' % (OLD % ("AA==", 9)), "1 bytes of hits for 9 images"),
+        ('{"kind": "baseline", "subjects": {"a": %s}}' % (OLD % ("!", 9)), "is not a baseline: Error"),
         (
             '{"kind": "baseline", "subjects": {"a": {"hits": "AA==", "images": 8}}}',
-            r"ValueError a\.top1_percent is missing",
+            r"ValueError a\.task is missing",
         ),
         ('{"kind": "baseline", "subjects": []}', "is not a baseline: AttributeError"),
     ],

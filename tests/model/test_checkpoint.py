@@ -15,6 +15,7 @@ from torch import nn
 from rmt_edge.data.preprocess import Preprocessing
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model import checkpoint as checkpoint_module
+from rmt_edge.model import fit
 from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.model.variants import VARIANTS
 from tests.conftest import SMALL, filled
@@ -131,8 +132,8 @@ def test_wrapped_safetensors_load(state, tmp_path):
 
 
 def test_a_public_name_that_looks_wrapped_is_left_alone(state, monkeypatch, tmp_path):
-    public = checkpoint_module._shapes("rmt_nano") | {"model.gate": (3,)}
-    monkeypatch.setattr(checkpoint_module, "_shapes", lambda variant: public)
+    public = fit._classifier_names() | {"model.gate"}
+    monkeypatch.setattr(fit, "_classifier_names", lambda: public)
     gate = torch.zeros(3)
     plain = checkpoint_module._unwrapped({"module.model.gate": gate, "model.head.bias": gate}, tmp_path)
     assert set(plain) == {"model.gate", "head.bias"}

@@ -2,13 +2,17 @@
 
 import pytest
 import torch
+from torch import nn
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.metrics import relative_error
 from rmt_edge.model.folded import folded_from_model
+from rmt_edge.model.heads import MODELS
 from rmt_edge.model.rmt import stage_grid
 from rmt_edge.model.variants import VARIANTS
+from rmt_edge.model.widths import PUBLIC_WIDTHS, Widths
 from tests.conftest import filled
+from tests.downstream import filled_head
 from tests.golden import weights
 
 
@@ -45,3 +49,30 @@ def test_the_source_model_is_left_as_it_was(nano):
 def test_too_small_a_size_is_refused(nano):
     with pytest.raises(RmtEdgeError, match="cannot take 16x64 images"):
         folded_from_model(nano, 16, 64)
+
+
+@pytest.mark.parametrize("head", MODELS)
+def test_a_folded_head_is_the_same_function_without_batch_norms(head):
+    widths = Widths(**{name: 16 for name, value in vars(PUBLIC_WIDTHS[head]).items() if value})
+    model = filled_head(head, "rmt_nano", 3, 5, {"retina_cls.bias": -2.0, "fc_cls.bias": 0.0}, widths)
+    images = torch.randn(1, 3, 65, 97, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        folded = folded_from_model(model, 65, 97)
+        assert not any(isinstance(x, nn.BatchNorm2d) for x in folded.modules())
+        for found, expected in zip(folded.backbone(images), model.backbone(images), strict=True):
+            assert torch.allclose(found, expected, atol=1e-5)
+        if head in ("semantic_fpn", "upernet"):
+            assert torch.allclose(folded.logits(images), model.logits(images), atol=1e-4)
+        found, expected = folded(images), model(images)
+    if "count" in expected:
+        assert torch.equal(found["count"], expected["count"]) and torch.equal(found["labels"], expected["labels"])
+        for name in set(expected) - {"count", "labels"}:
+            assert torch.allclose(found[name], expected[name], atol=2e-3), name
+
+
+def test_layer_scale_of_a_backbone_is_folded():
+    model = filled_head("semantic_fpn", "rmt_b", 2, 5, widths=Widths(neck=16, head=16))
+    image = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found, expected = folded_from_model(model, 32, 64).logits(image), model.logits(image)
+    assert torch.allclose(found, expected, atol=1e-4)

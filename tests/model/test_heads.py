@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.model.boxes import picture_sizes
 from rmt_edge.model.heads import MODELS, create_head, spec_of
 from rmt_edge.model.rmt import Backbone
 from rmt_edge.model.spec import HEADS, ModelSpec
@@ -48,7 +49,7 @@ def test_segmentation_logits_are_those_of_the_public_code(file):
 def test_boxes_scores_and_masks_are_those_of_the_public_code(file):
     found = golden(file)
     with torch.no_grad():
-        out = found.model(found.images, found.sizes)
+        out = found.model(found.images)
     count, arrays = int(out["count"][0]), found.arrays
     assert count == len(arrays["boxes"])
     out = {name: x[0, :count].numpy() for name, x in out.items() if name != "count"}
@@ -61,8 +62,10 @@ def test_boxes_scores_and_masks_are_those_of_the_public_code(file):
 
 def test_sizes_are_fixed_and_boxes_end_where_each_picture_does():
     found = golden("retinanet_t_240x310")
+    images = found.images.repeat(2, 1, 1, 1)
+    images[1, :, 100:] = images[1, :, :, 90:] = 0
     with torch.no_grad():
-        out = found.model(found.images.repeat(2, 1, 1, 1), torch.tensor([[240.0, 310.0], [100.0, 90.0]]))
+        out = found.model(images)
     assert out["boxes"].shape == (2, 100, 4) and out["labels"].dtype == out["count"].dtype == torch.int32
     for image, (h, w) in enumerate([(240, 310), (100, 90)]):
         count = int(out["count"][image])
@@ -70,6 +73,13 @@ def test_sizes_are_fixed_and_boxes_end_where_each_picture_does():
         for name, filler in (("boxes", 0), ("scores", 0), ("labels", -1)):
             assert (out[name][image, count:] == filler).all() and (out[name][image, :count] != filler).any()
         assert (out["boxes"][image] <= torch.tensor([w, h, w, h])).all()
+
+
+def test_a_picture_s_size_is_read_off_its_padding():
+    images = torch.zeros(3, 3, 40, 60)
+    images[0, 0, 32, 0] = images[0, 2, 0, 50] = -1e-3
+    images[1, 1, 39, 59] = 2.0
+    assert picture_sizes(images).tolist() == [[33, 51], [40, 60], [0, 0]]
 
 
 @pytest.mark.parametrize("head", MODELS)
@@ -84,7 +94,7 @@ def test_a_narrow_model_is_known_by_its_shapes_and_takes_a_batch_of_odd_size(hea
     spec = spec_of(model)
     assert (spec.head, spec.variant, spec.classes) == (head, "rmt_nano", 3)
     with torch.no_grad():
-        out = model(images, torch.tensor([[65.0, 97.0], [60.0, 40.0]])) if spec.task == "detection" else model(images)
+        out = model(images)
     assert tuple(out) == spec.outputs
     if spec.task == "segmentation":
         assert out["labels"].shape == (2, 65, 97) and out["labels"].dtype == torch.uint8 and out["labels"].max() < 3
@@ -118,7 +128,6 @@ def test_a_spec_travels_as_a_dict_and_knows_its_task():
         tasks[spec.task] -= 1
     assert not any(tasks.values())
     assert ModelSpec("rmt_s", "mask_rcnn", 80, 256, 320).outputs == ("boxes", "scores", "labels", "count", "masks")
-    assert ModelSpec("rmt_s", "retinanet", 80, 256, 320).inputs == ("images", "sizes")
 
 
 @pytest.mark.parametrize(

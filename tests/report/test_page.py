@@ -65,7 +65,7 @@ def content(folder):
         "pairs": [{"from": 0, "to": 1, "images": 3}, {"from": 1, "to": 0, "images": 1}],
     }  # fmt: skip
     row["accuracy"]["per_class"] = [
-        {"class": i, "name": f"{HOSTILE}{i}", "images": 6, "top1_percent": 50.0, "drop_points": 1.0} for i in range(2)
+        {"class": i, "name": f"{HOSTILE}{i}", "images": 6, "percent": 50.0, "drop_points": 1.0} for i in range(2)
     ]
     row["accuracy"]["worst_images"] = [{"index": 3, "name": f"{HOSTILE}.png", "margin": -1.5, "margin_at_most": True}]
     row["engines"] = [

@@ -46,7 +46,7 @@ def test_logits_are_those_of_the_images_given_last(gpu, engine, is_rtx):
     with EngineRunner(engine, standins.tensorrt(gpu, is_rtx)) as runner:
         kept = []
         for seed, batch in enumerate((2, 1, 2, LARGEST)):
-            kept.append((runner(images(batch, seed)), logits(images(batch, seed))))
+            kept.append((runner(images(batch, seed))["logits"], logits(images(batch, seed))))
         assert runner.batches == range(1, LARGEST + 1) and runner.image_shape == SHAPE
         assert runner.gpu_bus_id == "0000:01:00.0"
     for found, expected in kept:  # also when others have been computed since

@@ -20,10 +20,10 @@ def test_it_knows_its_images_and_batches(runner):
 
 def test_logits_do_not_depend_on_the_batch(runner):
     images = noise_images(3, runner.image_shape)
-    together = runner(images)
+    together = runner(images)["logits"]
     assert together.shape == (3, 10) and together.dtype == np.float32
     for i in range(3):
-        np.testing.assert_allclose(runner(images[i : i + 1])[0], together[i], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(runner(images[i : i + 1])["logits"][0], together[i], rtol=0, atol=1e-5)
 
 
 def test_a_prepared_run_takes_time_and_no_gpu(runner):

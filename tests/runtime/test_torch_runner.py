@@ -18,7 +18,7 @@ def test_eager_is_the_model(nano):
         images = noise_images(2, SHAPE)
         with torch.inference_mode():
             expected = nano.eval()(torch.from_numpy(images)).numpy()
-        np.testing.assert_array_equal(runner(images), expected)
+        np.testing.assert_array_equal(runner(images)["logits"], expected)
         runner.prepare(2)
         timing = runner.run()
         assert runner.name == "torch eager" and timing.latency_ms > 0 and timing.enqueue_ms is None
@@ -26,7 +26,7 @@ def test_eager_is_the_model(nano):
 
 def test_half_precision_leaves_the_model_alone(nano):
     with TorchRunner(nano, SHAPE, "torch", "fp16", "cpu") as runner:
-        found = runner(noise_images(1, SHAPE))
+        found = runner(noise_images(1, SHAPE))["logits"]
     assert found.dtype == np.float32 and next(nano.parameters()).dtype == torch.float32
 
 
@@ -51,4 +51,4 @@ def test_compiled_gives_the_models_logits(nano):
         images = noise_images(1, SHAPE)
         with torch.inference_mode():
             expected = nano.eval()(torch.from_numpy(images)).numpy()
-        np.testing.assert_allclose(runner(images), expected, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(runner(images)["logits"], expected, rtol=0, atol=1e-4)

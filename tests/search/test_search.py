@@ -146,13 +146,13 @@ def test_the_budget_is_held_against_the_loss_with_confidence():
     outcomes = outcomes_of([0] * 1000, [1] + [0] * 999)  # one image lost of 1,000: 0.1 points
 
     def is_within(points, confidence):
-        return Budget(points, "top1", confidence).loss(outcomes, 0, labels)["is_within_budget"]
+        return Budget(points, "accuracy", confidence).loss(outcomes, 0, labels)["is_within_budget"]
 
     assert is_within(0.1, 0.5)
     assert not is_within(0.09, 0.5)
-    upper = Budget(1.0, "top1", 0.975).loss(outcomes, 0, labels)["lost_upper_points"]
+    upper = Budget(1.0, "accuracy", 0.975).loss(outcomes, 0, labels)["lost_upper_points"]
     assert upper == pytest.approx(drop_interval_points(labels == 0, outcomes.classes[0] == 0)[1])
-    assert upper > Budget(1.0, "top1", 0.84).loss(outcomes, 0, labels)["lost_upper_points"] > 0.1
+    assert upper > Budget(1.0, "accuracy", 0.84).loss(outcomes, 0, labels)["lost_upper_points"] > 0.1
     assert is_within(upper, 0.975)
     assert not is_within(upper, 0.99)
 
@@ -186,8 +186,8 @@ def test_agreement_counts_every_change_and_top1_only_those_that_lose():
     [
         ((-1.0,), r"--budget is -1[\s\S]*0 to 100"),
         ((float("nan"),), r"--budget is nan"),
-        ((1.0, "top5"), r"--metric is 'top5'[\s\S]*top1, agreement"),
-        ((1.0, "top1", 1.0), r"--confidence is 1[\s\S]*at least 0\.5"),
+        ((1.0, "top5"), r"--metric is 'top5'[\s\S]*accuracy, agreement"),
+        ((1.0, "accuracy", 1.0), r"--confidence is 1[\s\S]*at least 0\.5"),
     ],
 )
 def test_a_budget_that_means_nothing_is_refused(arguments, message):

@@ -170,9 +170,9 @@ def test_without_labels_there_is_agreement_and_no_top1(checkpoint, images, tmp_p
     path = sensitivity(checkpoint, RECIPE, tmp_path, images, tmp_path / "bare.npz", by=["stage"])
     record = json.loads(path.read_text())
     assert record["images"] == 8
-    assert record["reference_top1_percent"] is None
+    assert record["reference_percent"] is None
     for group in record["groups"]:
-        assert group["top1_percent"] is group["drop_points"] is group["drop_interval_points"] is None
+        assert group["percent"] is group["drop_points"] is group["drop_interval_points"] is None
         assert 0 <= group["agreement_percent"] <= 100
 
 

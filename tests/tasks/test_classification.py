@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rmt_edge.accuracy.paired import Top, flips, margins, per_class, worst_images
+from rmt_edge.tasks.classification import Top, flips, margins, per_class, worst_images
 
 LABELS = np.array([0, 0, 1, 2])
 REFERENCE = Top(
@@ -32,7 +32,7 @@ def test_each_class_has_its_own_drop():
         ("dog", 1, 100),
         ("owl", 1, 0),
     ]
-    assert rows[0]["reference_top1_percent"] == 100 and rows[0]["top1_percent"] == 50
+    assert rows[0]["reference_percent"] == 100 and rows[0]["percent"] == 50
     assert per_class(np.array([3]), np.array([3]), np.array([3]))[0]["name"] == "3"
 
 
