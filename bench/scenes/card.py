@@ -51,8 +51,8 @@ PyTorch, of the files as they lie here. The detectors began from the segmenter's
 | command | `{record["command"]}` |
 | versions | {", ".join(f"{name} {version}" for name, version in record["versions"].items())} |
 
-`test/images` and `test/annotations.json` (COCO, masks as run lengths), `test/labels` (ADE20K's way: class + 1, 11 is
-the background), `calibration/`: pictures alone.
+`test/images` and `test/annotations.json` (COCO, masks as run lengths), `test/labels` (one label map a picture,
+as ADE20K has them; 10 is the background), `calibration/`: pictures alone.
 
 ## Licences
 The items are MIT (../LICENSE-fashion-mnist). The photographs behind them, all in scikit-image 0.26.0, are in the public

@@ -1,7 +1,7 @@
 """Composed scenes as files that public tools read: JPEG pictures, COCO JSON, label PNGs as ADE20K has them.
 
-COCO: categories 1 to 10 in the order of CLASSES; masks as run lengths (RLE). Label PNG: 0 would be left out of a score,
-1 to 10 are the classes, 11 is the background.
+COCO: categories 1 to 10 in the order of CLASSES; masks as run lengths (RLE). Label PNG: 0 to 9 are the classes, 10 is
+the background (ADE20K's own maps count from 1 and have nothing for 0; mmseg's reduce_zero_label makes these of them).
 """
 
 import json
@@ -28,10 +28,10 @@ def write_pictures(folder: Path, composer: Composer, count: int) -> list[Scene]:
 
 
 def write_labels(folder: Path, scenes: list[Scene]) -> None:
-    """The label of every pixel, plus 1, as 0000.png, …"""
+    """The label of every pixel as 0000.png, …"""
     folder.mkdir(parents=True, exist_ok=True)
     for index, scene in enumerate(scenes):
-        if not cv2.imwrite(str(folder / f"{index:04}.png"), scene.semantic + 1, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
+        if not cv2.imwrite(str(folder / f"{index:04}.png"), scene.semantic, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
             raise SystemExit(f"{folder} cannot be written.")
 
 

@@ -1,7 +1,6 @@
 """The float32 model's AP and mIoU on shipped scenes, by pycocotools and by counting pixels.
 
-Source of the metrics: COCOeval at IoU 0.5:0.05:0.95; mmseg's mean of intersection over union. Masks are pasted as the
-public code pastes them (mask_heads/fcn_mask_head.py): bilinear at pixel centres, 0.5 or more is the item.
+Source of the metrics: COCOeval at IoU 0.5:0.05:0.95; mmseg's mean of intersection over union.
 """
 
 import contextlib
@@ -12,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -20,6 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rmt_edge.data.preprocess import normalise
+from rmt_edge.model.spec import MASK_RCNN, SEMANTIC_FPN
+from rmt_edge.tasks.masks import pasted
 
 RESAMPLES = 200
 AT_A_TIME = 4  # images
@@ -33,20 +33,11 @@ def read_images(folder: Path, names: list[str]) -> np.ndarray:
 @torch.no_grad()
 def outputs_of(model: nn.Module, images: np.ndarray) -> dict[str, np.ndarray]:
     """The model's outputs by name. images: (b, h, w, 3) uint8 RGB."""
-    tensor = torch.from_numpy(normalise(images, model.preprocessing))
+    frames = [model.preprocessing.frame(*x.shape[:2]) for x in images]  # of their own size: nothing is resized
+    tensor = torch.from_numpy(normalise(images, model.preprocessing, frames))
     sizes = torch.tensor([images.shape[1:3]] * len(images), dtype=torch.float32)
-    found = model(tensor) if model.head_name == "semantic_fpn" else model(tensor, sizes)
+    found = model(tensor) if model.head_name == SEMANTIC_FPN else model(tensor, sizes)
     return {name: x.numpy() for name, x in found.items()}
-
-
-def pasted(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask's probabilities in its box as pixels of the picture. (28, 28), (4,) -> (height, width) bool."""
-    x1, y1, x2, y2 = box.tolist()
-    x = (torch.arange(width) + 0.5 - x1) / max(x2 - x1, 1e-6) * 2 - 1
-    y = (torch.arange(height) + 0.5 - y1) / max(y2 - y1, 1e-6) * 2 - 1
-    grid = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1)[None]  # (1, height, width, 2)
-    value = F.grid_sample(torch.from_numpy(mask)[None, None], grid, align_corners=False)
-    return (value[0, 0] >= 0.5).numpy()
 
 
 def coco_results(model: nn.Module, folder: Path, annotations: Path, count: int | None = None) -> list[dict]:
@@ -72,7 +63,8 @@ def _result(found: dict[str, np.ndarray], row: int, number: int, image: dict) ->
         "score": float(found["scores"][row, number]),
     }
     if "masks" in found:
-        mask = pasted(found["masks"][row, number], found["boxes"][row, number], image["height"], image["width"])
+        height, width = image["height"], image["width"]
+        mask = pasted(found["masks"][row, number], found["boxes"][row, number], height, width).whole(height, width)
         result["segmentation"] = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return result
 
@@ -128,7 +120,7 @@ def mean_iou(model: nn.Module, folder: Path, labels: Path, count: int | None = N
         part = names[start : start + AT_A_TIME]
         found = outputs_of(model, read_images(folder, [f"{x}.jpg" for x in part]))["labels"]
         for row, name in enumerate(part):
-            truth = cv2.imread(str(labels / f"{name}.png"), cv2.IMREAD_GRAYSCALE).astype(np.int64) - 1
+            truth = cv2.imread(str(labels / f"{name}.png"), cv2.IMREAD_GRAYSCALE).astype(np.int64)
             both = np.where(truth == found[row], truth, -1)
             for kind, x in enumerate((both, truth, found[row])):
                 counts[start + row, kind] = np.bincount(x[(truth >= 0) & (x >= 0)].ravel(), minlength=classes)
@@ -151,11 +143,11 @@ def mean_iou(model: nn.Module, folder: Path, labels: Path, count: int | None = N
 
 def scores_of(model: nn.Module, folder: Path, count: int | None = None) -> dict[str, object]:
     """The model's scores on scenes in a folder of images/, labels/ and annotations.json."""
-    if model.head_name == "semantic_fpn":
+    if model.head_name == SEMANTIC_FPN:
         return mean_iou(model, folder / "images", folder / "labels", count)
     annotations = folder / "annotations.json"
     results = coco_results(model, folder / "images", annotations, count)
-    kinds = ("bbox", "segm") if model.head_name == "mask_rcnn" else ("bbox",)
+    kinds = ("bbox", "segm") if model.head_name == MASK_RCNN else ("bbox",)
     return {kind: average_precision(annotations, results, kind, count) for kind in kinds}
 
 

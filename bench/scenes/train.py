@@ -29,8 +29,8 @@ from rmt_edge.model.spec import MASK_RCNN, RETINANET, SEMANTIC_FPN
 from rmt_edge.model.widths import Widths
 
 VARIANT = "rmt_pico"
-# As the public pipelines: ImageNet's mean and deviation of RGB; nothing is resized.
-PREPROCESSING = Preprocessing(SIDE, SIDE, crop_ratio=1.0)
+# As the public pipelines: ImageNet's mean and deviation of RGB. A scene is of that size already, so nothing is resized.
+PREPROCESSING = Preprocessing(SIDE, SIDE, crop_ratio=1.0, within=(SIDE, SIDE))
 WIDTHS = {
     RETINANET: Widths(neck=64, head=64),
     MASK_RCNN: Widths(neck=64, head=64, fc=128, mask=64),
@@ -102,9 +102,9 @@ def batch_of(scenes: list[Scene], flips: np.ndarray) -> Batch:
         boxes.append(torch.from_numpy(box))
     semantic = np.stack([x.semantic[:, ::-1] if flip else x.semantic for x, flip in zip(scenes, flips, strict=True)])
     labels = [torch.from_numpy(x.labels) for x in scenes]
-    return Batch(
-        torch.from_numpy(normalise(images, PREPROCESSING)), boxes, labels, masks, torch.from_numpy(semantic).long()
-    )
+    frames = [PREPROCESSING.frame(*x.shape[:2]) for x in images]
+    pixels = torch.from_numpy(normalise(images, PREPROCESSING, frames))
+    return Batch(pixels, boxes, labels, masks, torch.from_numpy(semantic).long())
 
 
 def anchors_and_rows(shape: AnchorShape, maps: tuple[list[Tensor], list[Tensor]], columns: int) -> tuple[Tensor, ...]:

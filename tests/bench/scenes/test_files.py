@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from scenes import score as score_module
 from scenes.compose import CLASSES
 from scenes.files import write_annotations, write_labels, write_pictures
-from scenes.score import as_shipped, average_precision, mean_iou, pasted, read_images
+from scenes.score import as_shipped, average_precision, mean_iou, read_images
 from torch import nn
 
 from rmt_edge.data.preprocess import Preprocessing
@@ -45,7 +45,7 @@ def test_files_hold_what_the_scenes_are(folder):
         smooth = [cv2.blur(x.astype(np.float32), (7, 7)) for x in (pixels, scene.image)]  # JPEG loses fine noise
         assert np.abs(smooth[0] - smooth[1]).mean() < 3
         label = cv2.imread(str(path / "labels" / f"{number:04}.png"), cv2.IMREAD_UNCHANGED)
-        assert label.dtype == np.uint8 and np.array_equal(label, scene.semantic + 1)
+        assert label.dtype == np.uint8 and np.array_equal(label, scene.semantic)
 
 
 def results_of(path, score=1.0, shift=0.0):
@@ -75,7 +75,11 @@ def test_ap_of_the_truth_is_100_and_of_shifted_boxes_what_their_iou_allows(folde
 class Answers(nn.Module):
     """Gives the label maps it was made with, in order."""
 
-    head_name, num_classes, preprocessing = "semantic_fpn", len(CLASSES) + 1, Preprocessing(128, 128, 1.0)
+    head_name, num_classes, preprocessing = (
+        "semantic_fpn",
+        len(CLASSES) + 1,
+        Preprocessing(128, 128, 1.0, within=(128, 128)),
+    )
 
     def __init__(self, maps):
         super().__init__()
@@ -94,15 +98,6 @@ def test_miou_is_intersection_over_union_by_class(folder):
     dress, coat = (sum((x == label).sum() for x in truth) for label in (3, 4))
     assert found["IoU"][3] == 0 and found["IoU"][4] == pytest.approx(100 * coat / (coat + dress), abs=0.01)
     assert found["mIoU_low"] <= found["mIoU"] <= found["mIoU_high"]
-
-
-def test_masks_are_pasted_at_pixel_centres():
-    mask = np.ones((28, 28), np.float32)
-    mask[:, 14:] = 0
-    found = pasted(mask, np.array([4, 6, 18, 20], np.float32), 32, 24)
-    expected = np.zeros((32, 24), bool)
-    expected[6:20, 4:11] = True  # the left half of a box of 14 pixels
-    assert np.array_equal(found, expected)
 
 
 def test_shipped_weights_are_halves_but_statistics_and_tables_stay():
