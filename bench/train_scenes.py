@@ -23,10 +23,10 @@ import torch
 from record import header
 from safetensors.torch import save_file
 from scenes.card import write_card
-from scenes.compose import CLASSES, SEED, open_composer
+from scenes.compose import CLASSES, SEED, Scene, open_composer
 from scenes.files import write_annotations, write_labels, write_pictures
 from scenes.score import as_shipped, scores_of
-from scenes.train import BATCH, POOL, PREPROCESSING, STEPS, VARIANT, train
+from scenes.train import BATCH, POOL, PREPROCESSING, STEPS, VARIANT, is_finished, train
 from torch import nn
 from tqdm import tqdm
 
@@ -46,7 +46,8 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, required=True, help="scikit-image's wheel: the photographs lie in it")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "reference" / "scenes")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "scenes", help="where the state of training is")
-    parser.add_argument("--heads", nargs="+", choices=STEPS, help="train only these, and stop there")
+    parser.add_argument("--heads", nargs="+", choices=STEPS, default=list(STEPS), help="only these")
+    parser.add_argument("--train-only", action="store_true", help="leave only the state of training, in --folder")
     parser.add_argument("--steps-scale", type=float, default=1.0, help="multiply the steps of every head")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", type=Path, help="also write the record to this file")
@@ -54,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     results = trained(args)
-    if args.heads:
+    if args.train_only:
         return
     shipped = {head: ship(args.output, head, result["model"]) for head, result in results.items()}
     write_scenes(args)
@@ -76,15 +77,13 @@ def main() -> None:
 def trained(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Every head's model, log and time."""
     classifier = load_checkpoint(CLASSIFIER)
-    composer = open_composer(args.data, args.wheel, "train")
-    scenes = [composer.scene(index) for index in tqdm(range(POOL), "scenes", file=sys.stderr, mininterval=10)]
-    results: dict[str, dict[str, Any]] = {}
-    for head, steps in STEPS.items():
-        if args.heads and head not in args.heads:
-            continue
-        state = args.folder / f"{head}.pt"
-        results[head] = train(head, scenes, max(1, round(steps * args.steps_scale)), state, classifier)
-    return results
+    steps = {head: max(1, round(STEPS[head] * args.steps_scale)) for head in args.heads}
+    states = {head: args.folder / f"{head}.pt" for head in args.heads}
+    scenes: list[Scene] = []
+    if not all(is_finished(states[head], steps[head]) for head in args.heads):
+        composer = open_composer(args.data, args.wheel, "train")
+        scenes = [composer.scene(index) for index in tqdm(range(POOL), "scenes", file=sys.stderr, mininterval=10)]
+    return {head: train(head, scenes, steps[head], states[head], classifier) for head in args.heads}
 
 
 def ship(output: Path, head: str, model: nn.Module) -> Path:

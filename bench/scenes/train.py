@@ -219,6 +219,11 @@ def train(head: str, scenes: list[Scene], steps: int, state_path: Path, classifi
     return {"model": parts["average"].module.eval(), "log": log, "cpu_seconds": log[-1]["cpu_seconds"]}
 
 
+def is_finished(state_path: Path, steps: int) -> bool:
+    """Whether a head's training has come to its last step."""
+    return state_path.is_file() and torch.load(state_path, weights_only=True)["step"] == steps
+
+
 def _step(parts: dict, head: str, scenes: list[Scene], step: int) -> dict[str, float]:
     """One step of training; the losses. Its scenes depend on its number alone, so an interruption changes nothing."""
     rng, generator = np.random.default_rng([SEED, step]), torch.Generator().manual_seed(step)
