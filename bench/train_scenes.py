@@ -2,11 +2,12 @@
 
     apt-get install dataset-fashion-mnist
     pip download --no-deps --dest build scikit-image==0.26.0
-    python bench/train_scenes.py --wheel build/scikit_image-0.26.0-*.whl     # about 40 minutes of one core
+    python bench/train_scenes.py --wheel build/scikit_image-0.26.0-*.whl     # about 40 minutes of one quiet core
 
 Data: scenes of real Fashion-MNIST items, composed (scenes/compose.py), on public-domain photographs and made textures.
 Training scenes have training items, test scenes test items and other backgrounds; 5,000 training items are held out for
-choices. The test scenes are touched once, after the last step. Interrupted, the same command goes on.
+choices. The test scenes are touched once, after the last step. Interrupted, the same command goes on; so
+it does after --heads HEAD --train-only, which trains heads side by side, a core each.
 
 Leaves in --output: the checkpoints, test scenes with annotations and label maps, calibration scenes of training items,
 the model card. The last line of output is one JSON object: the record.

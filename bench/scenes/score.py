@@ -35,8 +35,7 @@ def outputs_of(model: nn.Module, images: np.ndarray) -> dict[str, np.ndarray]:
     """The model's outputs by name. images: (b, h, w, 3) uint8 RGB."""
     frames = [model.preprocessing.frame(*x.shape[:2]) for x in images]  # of their own size: nothing is resized
     tensor = torch.from_numpy(normalise(images, model.preprocessing, frames))
-    sizes = torch.tensor([images.shape[1:3]] * len(images), dtype=torch.float32)
-    found = model(tensor) if model.head_name == SEMANTIC_FPN else model(tensor, sizes)
+    found = model(tensor)
     return {name: x.numpy() for name, x in found.items()}
 
 
@@ -72,6 +71,8 @@ def _result(found: dict[str, np.ndarray], row: int, number: int, image: dict) ->
 def average_precision(annotations: Path, results: list[dict], kind: str, count: int | None = None) -> dict[str, float]:
     """AP, AP50 and AP75 in percent; of all images AP's 95 % interval too, by resampling them. kind: bbox or segm."""
     with contextlib.redirect_stdout(io.StringIO()):
+        if not results:
+            return {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
         truth = COCO(str(annotations))
         evaluation = COCOeval(truth, truth.loadRes([dict(x) for x in results]), kind)
         evaluation.params.imgIds = evaluation.params.imgIds[:count]

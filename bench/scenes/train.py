@@ -36,7 +36,7 @@ WIDTHS = {
     MASK_RCNN: Widths(neck=48, head=48, fc=96, mask=48),
     SEMANTIC_FPN: Widths(neck=48, head=32),
 }
-STEPS = {SEMANTIC_FPN: 600, RETINANET: 1300, MASK_RCNN: 900}
+STEPS = {SEMANTIC_FPN: 1500, RETINANET: 4000, MASK_RCNN: 1500}
 SEMANTIC_CLASSES = len(CLASSES) + 1  # the background comes last
 BATCH = 8
 POOL = 6_000  # training scenes; each is seen several times, mirrored or not

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
-from scenes.backgrounds import PHOTOGRAPHS_SHARE
+from scenes.backgrounds import PHOTOGRAPHS_SHARE, PICTURES
 from scenes.compose import CLASSES, SEED, SPLITS
 from scenes.score import read_images, scores_of
 
@@ -18,8 +18,11 @@ from tests.conftest import REFERENCE, ROOT
 
 FOLDER = REFERENCE / "scenes"
 TEST = FOLDER / "test"
-RECORD = json.loads((ROOT / "bench" / "results" / "train_scenes.json").read_text())
-MOST_BYTES = 8_000_000
+RECORD_FILE = ROOT / "bench" / "results" / "train_scenes.json"
+RECORD = json.loads(RECORD_FILE.read_text()) if RECORD_FILE.is_file() else {"heads": {}}
+needs_heads = pytest.mark.skipif(not RECORD["heads"], reason=f"{RECORD_FILE.name}: no head is trained to its end yet")
+MOST_BYTES = 9_200_000  # 6.7 MB of it are for three heads
+TEST_SCENES, CALIBRATION_SCENES = 320, 64
 # Points that another processor or PyTorch may move a score by: a box or two at a threshold.
 TOLERANCE = 0.3
 
@@ -29,15 +32,16 @@ def coco():
     return COCO(str(TEST / "annotations.json"))
 
 
+@needs_heads
 def test_the_card_and_the_record_describe_the_files_that_lie_there():
     card = (FOLDER / "README.md").read_text()
     for head, row in RECORD["heads"].items():
         assert row["sha256"] == sha256_of(FOLDER / row["file"]), head
         assert row["sha256"] in card and "Real items, composed scenes" in card
     assert set(RECORD["heads"]) >= {RETINANET, SEMANTIC_FPN}
-    assert sum(x.stat().st_size for x in FOLDER.rglob("*") if x.is_file()) < MOST_BYTES
 
 
+@needs_heads
 @pytest.mark.parametrize("head", RECORD["heads"])
 def test_checkpoints_load_with_what_they_were_trained_on(head):
     model = load_checkpoint(FOLDER / RECORD["heads"][head]["file"])
@@ -50,7 +54,7 @@ def test_checkpoints_load_with_what_they_were_trained_on(head):
 
 def test_pictures_annotations_and_label_maps_are_of_the_same_scenes(coco):
     images = coco.loadImgs(coco.getImgIds())
-    assert len(images) == RECORD["scenes"]["test"] == len(list((TEST / "labels").iterdir()))
+    assert len(images) == TEST_SCENES == len(list((TEST / "labels").iterdir()))
     for image in images:
         label = cv2.imread(str(TEST / "labels" / image["file_name"].replace("jpg", "png")), cv2.IMREAD_UNCHANGED)
         expected = np.full((image["height"], image["width"]), len(CLASSES), np.uint8)
@@ -59,7 +63,16 @@ def test_pictures_annotations_and_label_maps_are_of_the_same_scenes(coco):
             expected[mask] = x["category_id"] - 1
             assert x["area"] == mask.sum()
         assert np.array_equal(label, expected)
-    assert len(list((FOLDER / "calibration").iterdir())) == RECORD["scenes"]["calibration"]
+    assert len(list((FOLDER / "calibration").iterdir())) == CALIBRATION_SCENES
+    assert sum(x.stat().st_size for x in FOLDER.rglob("*") if x.is_file()) < MOST_BYTES
+
+
+def test_the_licence_of_every_photograph_lies_beside_the_scenes():
+    card = (FOLDER / "README.md").read_text()
+    for rows in PICTURES.values():
+        for name, _, licence in rows:
+            assert f"skimage/data/{name} | {licence}" in card
+    assert "Real items, composed scenes" in card and (REFERENCE / "LICENSE-fashion-mnist").is_file()
 
 
 def test_scenes_on_textures_are_what_the_generator_makes(coco):
@@ -80,6 +93,7 @@ def test_scenes_on_textures_are_what_the_generator_makes(coco):
     assert compared > 8
 
 
+@needs_heads
 @pytest.mark.slow
 @pytest.mark.parametrize("head", RECORD["heads"])
 def test_checkpoints_reach_their_recorded_scores_on_the_first_scenes(head):
