@@ -1,7 +1,8 @@
 """The RMT variants as a table: adding one is adding a line.
 
 Source: paper, table 1 and appendix (arXiv 2309.11523); the shapes of the public checkpoints' parameters. The public
-code calls RMT-T, -S, -B, -L `RMT_T3`, `RMT_S`, `RMT_M2`, `RMT_L6`. `rmt_nano` is ours, for tests and the demo.
+code calls RMT-T, -S, -B, -L `RMT_T3`, `RMT_S`, `RMT_M2`, `RMT_L6`. `rmt_nano` is ours, for tests and the demo; so
+is `rmt_pico`, the same with a narrow last stage: the backbone that bench/train_scenes.py trains detectors on.
 """
 
 from dataclasses import dataclass, replace
@@ -42,6 +43,10 @@ VARIANTS = {
     "rmt_nano": Variant(
         dims=(32, 64, 128, 192), depths=(1, 2, 2, 1), num_heads=(2, 2, 4, 6), ffn_ratios=(3, 3, 3, 3),
         decay_ranges=(4, 4, 6, 6), decomposed=(True, True, False, False), classifier_dim=256,
+    ),
+    "rmt_pico": Variant(
+        dims=(32, 64, 128, 96), depths=(1, 2, 2, 1), num_heads=(2, 2, 4, 3), ffn_ratios=(3, 3, 3, 3),
+        decay_ranges=(4, 4, 6, 6), decomposed=(True, True, False, False), classifier_dim=128,
     ),
 }  # fmt: skip
 # S*, B*, L* of the paper: the same networks trained with token labels, for which they carry an auxiliary head.
