@@ -31,10 +31,11 @@ from scenes.train import BATCH, POOL, PREPROCESSING, STEPS, VARIANT, is_finished
 from torch import nn
 from tqdm import tqdm
 
-from rmt_edge.artifact import sha256_of, write_json
+from rmt_edge.artifact import sha256_of
 from rmt_edge.model.checkpoint import load_checkpoint
 from rmt_edge.model.spec import SEMANTIC_FPN
 from rmt_edge.settings import ROOT
+from rmt_edge.writing import write_json
 
 CLASSIFIER = ROOT / "bench" / "reference" / "rmt_nano_fashion_mnist.safetensors"
 TEST, CALIBRATION, HELD_OUT = 320, 64, 160  # scenes
