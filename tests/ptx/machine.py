@@ -38,10 +38,11 @@ def launch(
     shared_bytes: int,
     check_races: bool = True,
     blocks: range | None = None,
+    visits: list[int] | None = None,
 ) -> int:
     """Run the kernel. arguments: the bytes of each parameter; blocks: some of the grid's, for tests of addresses.
 
-    Returns the number of instructions that a thread executed.
+    Returns the number of instructions that a thread executed; visits, if given, becomes how often each one was.
     """
     check_known(kernel)
     if threads_per_block != kernel.threads_per_block:
@@ -54,19 +55,24 @@ def launch(
     for first in range(blocks.start, blocks.stop, at_once):
         count = min(at_once, blocks.stop - first)
         threads = Threads(kernel, memory, arguments, grid, shared_bytes, first, count, check_races)
-        executed = run(threads)
+        counts = [0] * len(kernel.instructions)
+        executed = run(threads, counts)
+        if visits is not None:
+            visits[:] = counts
     return executed
 
 
-def run(threads: Threads) -> int:
-    """Run the threads to their end. Returns the number of instructions executed."""
+def run(threads: Threads, visits: list[int] | None = None) -> int:
+    """Run the threads to their end. Returns the number of instructions executed; visits counts each one's."""
     kernel = threads.kernel
+    visits = [0] * len(kernel.instructions) if visits is None else visits
     handlers = [INSTRUCTIONS.get(x.opcode) for x in kernel.instructions]
     counter = 0
     with np.errstate(all="ignore"):
         for executed in range(1, LONGEST_RUN):
             instruction, handler = kernel.instructions[counter], handlers[counter]
             threads.text = instruction.text
+            visits[counter] += 1
             counter += 1
             if handler is None:
                 if not _is_taken(threads, instruction):
