@@ -249,7 +249,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for x in rows:
         lines.append(
-            f"{x['what']:28s} {x['kernel'] + (' *' if x['is_first'] else ''):44s} {x['blocks']:6d} {x['warps_a_block']:6d} "
+            f"{x['what']:28s} {x['kernel'] + ' *' * x['is_first']:44s} {x['blocks']:6d} {x['warps_a_block']:6d} "
             f"{x['instructions_a_warp']:6d} {x['issue_us']:9.1f} {x['byte_us']:8.1f} {x['issue_over_bytes']:6.2f} "
             f"{x['registers']:5d} {x['shared_bytes']:7d} {x['warps_that_fit_a_sm']:4d} {x['spilled_bytes']:6d} "
             f"{x['two_byte_loads']:3d}"

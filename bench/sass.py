@@ -111,7 +111,7 @@ def executed(rows: tuple[Row, ...], flow: PtxFlow) -> int:
         i
         for i, row in enumerate(rows)
         if i not in rare and row.guard and row.target is not None and row.target > row.address
-        and not _skips_rare(rows, index, i, rare)
+        and not _skips(rows, index, i, rare)
     ]  # fmt: skip
     taken = _matched(forward, flow.taken, "forward branches", rows)
     trips = _matched(back, flow.trips, "loops", rows)
@@ -157,5 +157,7 @@ def _rare_code(rows: tuple[Row, ...], index: dict[int, int]) -> set[int]:
 RARE_AT_MOST = 40  # instructions around a CALL: moves of its arguments
 
 
-def _skips_rare(rows: tuple[Row, ...], index: dict[int, int], i: int, rare: set[int]) -> bool:
-    return all(j in rare for j in range(i + 1, index[rows[i].target]))
+def _skips(rows: tuple[Row, ...], index: dict[int, int], i: int, rare: set[int]) -> bool:
+    """Whether a branch passes over rare code alone, or over the reset of barriers that ptxas puts first for SM 8.7."""
+    skipped = range(i + 1, index[rows[i].target or 0])
+    return all(j in rare for j in skipped) or all(rows[j].opcode.startswith(("BMOV", "UMOV", "NOP")) for j in skipped)
