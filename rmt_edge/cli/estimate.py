@@ -19,7 +19,7 @@ def estimate(args: argparse.Namespace) -> None:
     record = json.loads(path.read_text())
     print(f"ESTIMATE of the engine's GPU time on {profile.device}, no measurement:", file=sys.stderr)
     for run in record["estimates"]:
-        bounds = {bound: 0.0 for bound in ("memory", "compute", "launch")}
+        bounds = {bound: 0.0 for bound in ("memory", "compute", "issue", "launch")}
         for part in run["parts"]:
             bounds[part["bound_by"]] += part["latency_ms"]
         shares = ", ".join(

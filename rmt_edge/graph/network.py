@@ -12,12 +12,14 @@ than mending their output, and every file is compared with PyTorch before it is 
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper
 
 from rmt_edge import __version__
-from rmt_edge.graph.writer import GraphWriter
+from rmt_edge.graph.ranges import check_ranges
+from rmt_edge.graph.writer import GraphWriter, Vectors
 from rmt_edge.model.folded import FoldedBlock, FoldedRMT, Ranges
 from rmt_edge.model.rmt import stage_grid
 from rmt_edge.ops.depthwise import onnx_function as depthwise
@@ -30,7 +32,12 @@ INPUT, OUTPUT = "images", "logits"
 
 
 def onnx_from_folded(
-    model: FoldedRMT, dtype: np.dtype, ranges: Ranges, metadata: dict[str, str], flat_linears: bool = False
+    model: FoldedRMT,
+    dtype: np.dtype,
+    ranges: Ranges,
+    metadata: dict[str, str],
+    flat_linears: bool = False,
+    has_weights: bool = True,
 ) -> ModelProto:
     """The ONNX model of a folded form.
 
@@ -39,9 +46,10 @@ def onnx_from_folded(
 
     flat_linears: write a Linear layer as a Gemm of two axes between two Reshapes instead of MatMul and Add of four. It
     is what the plugin form is made from: between plugins, TensorRT-RTX 1.7 gives a bias of four axes a kernel of its
-    own; without plugins it is the Gemm that costs more layers (bench/engine_layers.py).
+    own; without plugins it is the Gemm that costs more layers (bench/engine_layers.py). has_weights: see GraphWriter.
     """
-    graph = GraphWriter(np.dtype(dtype), ranges, flat_linears)
+    check_ranges(model, ranges)
+    graph = GraphWriter(np.dtype(dtype), ranges, flat_linears, has_weights)
     onnx_type = helper.np_dtype_to_tensor_dtype(graph.dtype)
     x = INPUT if onnx_type == TensorProto.FLOAT else graph.node("Cast", [INPUT], "images/cast", to=onnx_type)
     for index, conv in enumerate(model.stem):
@@ -54,11 +62,12 @@ def onnx_from_folded(
         tables = [graph.floating(f"{prefix}.sin", stage.sin), graph.floating(f"{prefix}.cos", stage.cos)]
         decay = stage.decay.tolist()
         grid = stage_grid(index, model.height, model.width)
-        residual: str | None = None
+        stream = _Stream(x)
         for number, block in enumerate(stage.blocks):
-            x, residual = _write_block(graph, x, residual, f"{prefix}.blocks.{number}", block, grid, tables, decay)
-        if residual is not None:
-            x = graph.node("Add", [x, residual], f"{prefix}/sum")
+            stream = _write_block(graph, stream, f"{prefix}.blocks.{number}", block, grid, tables, decay)
+        x = graph.true_values(stream.x, stream.vectors, f"{prefix}/fc2")
+        if stream.residual is not None:
+            x = graph.node("Add", [x, stream.residual], f"{prefix}/sum")
         if stage.downsample is not None:
             x = graph.nhwc(graph.conv(graph.nchw(x), f"{prefix}.downsample", stage.downsample))
     logits = _write_head(graph, x, model)
@@ -88,42 +97,58 @@ def onnx_from_folded(
     return onnx_model
 
 
+@dataclass(frozen=True)
+class _Stream:
+    """What a block reads and writes: x + residual, a sum that is left to the op that reads it.
+
+    vectors: of an x that is a raw product. residual: None where x is all.
+    """
+
+    x: str
+    vectors: Vectors = field(default_factory=list)
+    residual: str | None = None
+
+
 def _write_block(
     graph: GraphWriter,
-    x: str,
-    residual: str | None,
+    stream: _Stream,
     name: str,
     block: FoldedBlock,
     grid: tuple[int, int],
     tables: list[str],
     decay: list[float],
-) -> tuple[str, str | None]:
-    """FoldedBlock.forward as nodes. The block's input is x + residual, and so is its output.
+) -> _Stream:
+    """FoldedBlock.forward as nodes.
 
-    The sum is left to the op that reads it. fc2's bias is added to the residual, where an addition is under way anyway,
-    and not to the product, behind which TensorRT would need a kernel for it in INT8. Where the sum has INT8 ranges, it
-    is written out, and there is no residual.
+    In FP16 fc2's bias is added to the residual, where an addition is under way anyway. Where the sum has INT8 ranges,
+    it is written out, and there is no residual.
     """
     norm = block.retention_layer_norm
-    x, normed = graph.depthwise_residual_norm(x, residual, f"{name}.pos", block.pos, norm)
-    qkv = graph.linear(normed, f"{name}.qkv", block.qkv, grid)
+    x, normed = graph.depthwise_residual_norm(stream.x, stream.vectors, stream.residual, f"{name}.pos", block.pos, norm)
+    qkv, vectors = graph.product(normed, f"{name}.qkv", block.qkv, grid)
     lepe = block.lepe
     inputs = [qkv, *tables]
     inputs += [graph.floating(f"{name}.lepe.weight", lepe.weight), graph.floating(f"{name}.lepe.bias", lepe.bias)]
+    inputs += vectors
     retained = f"{name}.retention"
     graph.nodes.append(
         retention_node(inputs, retained, retained, block.num_heads, decay, block.decomposed, lepe.weight.shape[0])
     )
-    out = graph.linear(retained, f"{name}.out_proj", block.out_proj, grid)
-    x = graph.sum(x, out, f"{name}.out_proj")
-    if not graph.is_int8(f"{name}.fc2_sum"):
+    out, vectors = graph.product(retained, f"{name}.out_proj", block.out_proj, grid)
+    x = graph.sum(x, graph.true_values(out, vectors, f"{name}.out_proj"), f"{name}.out_proj")
+    is_summed, is_raw = graph.is_int8(f"{name}.fc2_sum"), graph.is_int8(f"{name}.fc2")
+    residual = x
+    if not (is_summed or is_raw):
         residual = graph.node("Add", [x, graph.bias(f"{name}.fc2", block.fc2)], f"{name}.fc2/biased_residual")
     normed = graph.layer_norm(x, f"{name}.final_layer_norm", block.final_layer_norm)
-    y = graph.node("Gelu", [graph.linear(normed, f"{name}.fc1", block.fc1, grid)], f"{name}.fc1/gelu")
-    y = graph.depthwise_residual(y, f"{name}.dwconv", block.dwconv)
-    if graph.is_int8(f"{name}.fc2_sum"):
-        return graph.sum(x, graph.linear(y, f"{name}.fc2", block.fc2, grid), f"{name}.fc2"), None
-    return graph.linear(y, f"{name}.fc2", block.fc2, grid, has_bias=False), residual
+    hidden, vectors = graph.product(normed, f"{name}.fc1", block.fc1, grid)
+    y = graph.gelu_depthwise_residual(hidden, vectors, f"{name}.fc1", f"{name}.dwconv", block.dwconv)
+    if not (is_summed or is_raw):
+        return _Stream(graph.linear(y, f"{name}.fc2", block.fc2, grid, has_bias=False), residual=residual)
+    out, vectors = graph.product(y, f"{name}.fc2", block.fc2, grid)
+    if is_summed:
+        return _Stream(graph.sum(x, graph.true_values(out, vectors, f"{name}.fc2"), f"{name}.fc2"))
+    return _Stream(out, vectors, residual)
 
 
 def functions_of(nodes: Iterable[NodeProto], opset: int) -> list[FunctionProto]:

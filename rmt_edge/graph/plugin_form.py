@@ -1,4 +1,4 @@
-"""The plugin form of an exported model: the same nodes without function bodies, quantisation done inside the plugins.
+"""The plugin form of an exported model: the same nodes without function bodies, Q and DQ done inside the plugins.
 
 Its changes, none of which changes a number that the model computes:
 - the function bodies of the rmt_edge nodes go, so that every TensorRT parser takes the plugins (up to 10.6 and from
@@ -8,7 +8,9 @@ Its changes, none of which changes a number that the model computes:
   they would override the bodies;
 - both forms of Retention become one op type with the attribute `decomposed` (ops/retention/onnx_function.py);
 - a QuantizeLinear that is the only reader of a plugin's output goes into it as its output_scale, so that no kernel of
-  its own runs between the plugin and the Linear layer behind it.
+  its own runs between the plugin and the Linear layer behind it;
+- a DequantizeLinear of which a plugin's first input is the only reader goes into it as its input_scale: the plugin
+  reads the 8 bits.
 
 No runtime of a workstation takes this file. `executable` takes the changes back, so that what is written can be run.
 """
@@ -36,78 +38,101 @@ def plugin_form(model: ModelProto) -> ModelProto:
     graph = made.graph
     constants = {x.name: x for x in graph.initializer}
     readers: dict[str, list[NodeProto]] = {}
+    makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    for node in graph.node:
+    for node in list(graph.node):
         if node.domain != DOMAIN:
             continue
         to_plugin(node)
+        before = makers.get(node.input[0])
+        if before is not None and before.op_type == "DequantizeLinear" and len(readers[node.input[0]]) == 1:
+            _dequantise_inside(node, float(numpy_helper.to_array(constants[before.input[1]])))
+            node.input[0] = before.input[0]
+            graph.node.remove(before)
         followers = readers.get(node.output[-1], [])
         if len(followers) == 1 and followers[0].op_type == "QuantizeLinear":
-            quantize = followers[0]
-            scale = float(numpy_helper.to_array(constants[quantize.input[1]]))
-            _quantise_inside(node, scale)
-            node.output[-1] = quantize.output[0]
-            graph.node.remove(quantize)
+            _quantise_inside(node, float(numpy_helper.to_array(constants[followers[0].input[1]])))
+            node.output[-1] = followers[0].output[0]
+            graph.node.remove(followers[0])
     return made
 
 
 def to_plugin(node: NodeProto) -> None:
     """Change a node that has a body into the plugin's: its op type and its attributes."""
     if node.op_type in retention.OP_TYPES:
-        node.attribute.append(helper.make_attribute("decomposed", int(retention.OP_TYPES[node.op_type])))
+        node.attribute.append(helper.make_attribute("decomposed", int(retention.OP_TYPES[node.op_type][0])))
         node.op_type = retention.OP_TYPE
     node.attribute.extend(helper.make_attribute(name, value) for name, value in PLUGIN_ATTRIBUTES.items())
+
+
+def _dequantise_inside(node: NodeProto, scale: float) -> None:
+    """Give a plugin node an INT8 input of that scale, which has to be a raw product's."""
+    assert node.input[-1].endswith(".bias") and node.op_type.startswith(("Scaled", retention.OP_TYPE)), node.name
+    node.attribute.append(helper.make_attribute("input_scale", scale))
 
 
 def _quantise_inside(node: NodeProto, scale: float) -> None:
     """Give a plugin node an INT8 output of that scale."""
     node.attribute.append(helper.make_attribute("output_scale", scale))
     if node.op_type in depthwise.OP_TYPES:
-        has_residual, has_norm, _ = depthwise.OP_TYPES[node.op_type]
-        node.op_type = depthwise.op_type_of(has_residual, has_norm, True)
+        node.op_type = depthwise.op_type_of(*depthwise.OP_TYPES[node.op_type]._replace(is_int8=True))
 
 
 def executable(made: ModelProto) -> ModelProto:
-    """A copy of a plugin form with bodies and quantisers put back: what its plugins compute, in standard operators."""
+    """A copy of a plugin form with bodies and Q/DQ put back: what its plugins compute, in standard operators."""
     model = ModelProto()
     model.CopyFrom(made)
     graph = model.graph
     del graph.node[:]
-    scale_types = {x.input[0]: x.input[1] for x in made.graph.node if x.op_type == "DequantizeLinear"}
+    read, written = _scales_of_int8(made)
     dtypes = {x.name: helper.tensor_dtype_to_np_dtype(x.data_type) for x in made.graph.initializer}
+
+    def constants(tensor: str, scale: float, like: str) -> list[str]:
+        """The names of a new scale and zero point, in the type of the scale on the graph's side."""
+        names = [f"{tensor}/scale", f"{tensor}/zero"]
+        values = [np.array(scale, dtypes[like]), np.zeros((), np.int8)]
+        graph.initializer.extend(numpy_helper.from_array(x, name) for x, name in zip(values, names, strict=True))
+        return names
+
     for source in made.graph.node:
-        node = graph.node.add()
+        node = NodeProto()
         node.CopyFrom(source)
-        if node.domain != DOMAIN:
-            continue
-        scale = _from_plugin(node)
-        if scale:
-            quantized, node.output[-1] = node.output[-1], f"{node.output[-1]}/float"
-            names = [f"{quantized}/output_scale", f"{quantized}/zero"]
-            constants = [np.array(scale, dtypes[scale_types[quantized]]), np.zeros((), np.int8)]
-            graph.initializer.extend(numpy_helper.from_array(x, name) for x, name in zip(constants, names, strict=True))
-            graph.node.append(helper.make_node("QuantizeLinear", [node.output[-1], *names], [quantized]))
+        input_scale, output_scale = _from_plugin(node) if node.domain == DOMAIN else (0.0, 0.0)
+        if input_scale:
+            raw, node.input[0] = node.input[0], f"{node.name}/read"
+            names = constants(node.input[0], input_scale, written[raw])
+            graph.node.append(helper.make_node("DequantizeLinear", [raw, *names], [node.input[0]]))
+        graph.node.append(node)
+        if output_scale:
+            quantized, graph.node[-1].output[-1] = node.output[-1], f"{node.output[-1]}/float"
+            names = constants(quantized, output_scale, read[quantized])
+            graph.node.append(helper.make_node("QuantizeLinear", [f"{quantized}/float", *names], [quantized]))
     model.functions.extend(functions_of(graph.node, OPSET))
     return model
 
 
-def _from_plugin(node: NodeProto) -> float:
-    """Change a plugin node back into one that has a body; returns the output_scale that it had, or 0."""
+def _scales_of_int8(made: ModelProto) -> tuple[dict[str, str], dict[str, str]]:
+    """The scales by which int8 tensors are dequantised, and those by which they were quantised: tensor to its scale."""
+    read = {x.input[0]: x.input[1] for x in made.graph.node if x.op_type == "DequantizeLinear"}
+    return read, {x.output[0]: x.input[1] for x in made.graph.node if x.op_type == "QuantizeLinear"}
+
+
+def _from_plugin(node: NodeProto) -> tuple[float, float]:
+    """Change a plugin node back into one that has a body; returns the input_scale and output_scale it had, or 0."""
     given = attributes_of(node)
-    scale = given.pop("output_scale", 0.0)
+    scales = given.pop("input_scale", 0.0), given.pop("output_scale", 0.0)
     for name in PLUGIN_ATTRIBUTES:
         del given[name]
     if node.op_type == retention.OP_TYPE:
-        node.op_type = retention.op_type_of(bool(given.pop("decomposed")))
-    elif scale:
-        has_residual, has_norm, _ = depthwise.OP_TYPES[node.op_type]
-        node.op_type = depthwise.op_type_of(has_residual, has_norm, False)
+        node.op_type = retention.op_type_of(bool(given.pop("decomposed")), len(node.input) > len(retention.INPUTS))
+    elif scales[1]:
+        node.op_type = depthwise.op_type_of(*depthwise.OP_TYPES[node.op_type]._replace(is_int8=False))
     kept = [x for x in node.attribute if x.name in given]
     del node.attribute[:]
     node.attribute.extend(kept)
-    return scale
+    return scales
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:
@@ -119,21 +144,23 @@ def check_plugin_form(made: ModelProto, source: ModelProto) -> dict[str, int]:
     """Assert what TensorRT needs of the plugin form of a model and no run shows, or none exactly; count its nodes.
 
     There are no bodies; each plugin node has its plugin's namespace and version; what a plugin quantises is dequantised
-    by the same scale; taken back, each is the model's node of its name in op type and attributes.
+    by the same scale, what it dequantises was quantised by the same; taken back, each is the model's node of its name
+    in op type and attributes.
     """
     assert not made.functions, f"{len(made.functions)} bodies"
     constants = {x.name: x for x in made.graph.initializer}
-    scales = {x.input[0]: x.input[1] for x in made.graph.node if x.op_type == "DequantizeLinear"}
+    read, written = _scales_of_int8(made)
     for node in made.graph.node:
         if node.domain != DOMAIN:
             continue
         given = attributes_of(node)
         found = {name: given.get(name, b"").decode() for name in PLUGIN_ATTRIBUTES}
         assert found == PLUGIN_ATTRIBUTES, f"{node.name} names the plugin {found}, not {PLUGIN_ATTRIBUTES}"
-        assert ("output_scale" in given) == (node.output[-1] in scales), f"{node.name}: INT8 on one side alone"
-        if "output_scale" in given:
-            expected = float(numpy_helper.to_array(constants[scales[node.output[-1]]]))
-            assert given["output_scale"] == expected, f"{node.name}: {given['output_scale']}, then {expected}"
+        for name, tensor, scales in (("input_scale", node.input[0], written), ("output_scale", node.output[-1], read)):
+            assert (name in given) == (tensor in scales), f"{node.name}: INT8 on one side alone, {name}"
+            if name in given:
+                expected = float(numpy_helper.to_array(constants[scales[tensor]]))
+                assert given[name] == expected, f"{node.name}: {name} is {given[name]}, and {expected} there"
     back, expected_nodes = _ops_of(executable(made)), _ops_of(source)
     for name in expected_nodes.keys() | back.keys():
         found, wanted = back.get(name), expected_nodes.get(name)

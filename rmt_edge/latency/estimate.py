@@ -6,11 +6,24 @@ from typing import Any
 
 import onnx
 
-from rmt_edge.artifact import ENGINE, ONNX, Artifact, manifest_path, read_artifact, read_manifest, versions, write_json
+from rmt_edge.artifact import (
+    ENGINE,
+    ONNX,
+    PLUGIN_ONNX,
+    Artifact,
+    check_parent,
+    manifest_path,
+    plugin_form_path,
+    read_artifact,
+    read_manifest,
+    versions,
+    write_json,
+)
 from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.latency.kernels import kernels_of
 from rmt_edge.latency.record import machine_identity, machine_labels, read_latency_records
-from rmt_edge.latency.roofline import Network, estimate
+from rmt_edge.latency.roofline import estimate, is_dequantize_fused
 
 INT8_WEIGHT = ".weight_int8"  # what graph/network.py calls the initialiser of an INT8 layer
 
@@ -24,14 +37,16 @@ def estimate_onnx(
         raise RmtEdgeError(
             f"{source.path.name} is float32.", "the estimate knows FP16 and INT8; FP32 has no tensor cores."
         )
-    size = source.details["preprocessing"]
-    network = Network(source.details["variant"], source.details["num_classes"], size["height"], size["width"])
-    int8_layers = int8_layers_of(source.path)
+    form = source.sibling(PLUGIN_ONNX) or read_artifact(plugin_form_path(source.path), PLUGIN_ONNX)
+    check_parent(form.manifest, source.manifest)
+    model = onnx.load(form.path)
+    kernels = kernels_of(model, is_dequantize_fused(profile))
+    int8_layers = int8_layers_of(model)
     estimates = []
     for batch in batches:
         if batch < 1:
             raise RmtEdgeError(f"--batch is {batch}.", "it is a whole number of at least 1.")
-        found = estimate(network, profile, batch, int8_layers)
+        found = estimate(kernels, profile, batch)
         total = sum(part.latency_ms for part in found)
         estimates.append({"batch": batch, "latency_ms": total, "parts": [asdict(part) for part in found]})
     folder = output or source.path.parent
@@ -54,10 +69,9 @@ def estimate_onnx(
     return path
 
 
-def int8_layers_of(onnx_path: Path) -> set[str]:
-    """The names of the INT8 layers in a file that `export` wrote."""
-    graph = onnx.load(onnx_path, load_external_data=False).graph
-    return {x.name.removesuffix(INT8_WEIGHT) for x in graph.initializer if x.name.endswith(INT8_WEIGHT)}
+def int8_layers_of(model: onnx.ModelProto) -> set[str]:
+    """The names of the INT8 layers in a model that `export` wrote."""
+    return {x.name.removesuffix(INT8_WEIGHT) for x in model.graph.initializer if x.name.endswith(INT8_WEIGHT)}
 
 
 def measured_beside(folder: Path, onnx_sha256: str, profile: DeviceProfile) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from rmt_edge.model.memory import check_memory
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.ops.retention.op import retention
 
-# INT8 ranges of modules, named as quantization/calibrate.py says: `<module>.weight_amax`, `<module>.input_amax`.
+# INT8 ranges of modules, named as quantization/calibrate.py says: `<module>.weight_amax`, `<module>.input_amax`, ….
 Ranges = dict[str, Tensor]
 
 
@@ -27,6 +27,13 @@ class Sum(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         return left + right
+
+
+class Output(nn.Module):
+    """What a Linear layer writes, unchanged: as a module, so that it has a name, of which its INT8 range is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
 
 
 class FoldedBlock(nn.Module):
@@ -45,18 +52,19 @@ class FoldedBlock(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.qkv_output, self.out_proj_output, self.fc1_output, self.fc2_output = (Output() for _ in range(4))
         self.pos_sum, self.out_proj_sum, self.dwconv_sum, self.fc2_sum = Sum(), Sum(), Sum(), Sum()
 
     def forward(self, x: Tensor, sin: Tensor, cos: Tensor, decay: list[float]) -> Tensor:
         x = self.pos_sum(x, nhwc(self.pos(nchw(x))))
-        qkv = self.qkv(self.retention_layer_norm(x))  # (b, h, w, 3c)
+        qkv = self.qkv_output(self.qkv(self.retention_layer_norm(x)))  # (b, h, w, 3c)
         retained = retention(
             qkv, sin, cos, self.lepe.weight, self.lepe.bias, self.num_heads, decay, self.decomposed
         )  # fmt: skip
-        x = self.out_proj_sum(x, self.out_proj(retained))
-        y = F.gelu(self.fc1(self.final_layer_norm(x)))
+        x = self.out_proj_sum(x, self.out_proj_output(self.out_proj(retained)))
+        y = F.gelu(self.fc1_output(self.fc1(self.final_layer_norm(x))))
         y = self.dwconv_sum(y, nhwc(self.dwconv(nchw(y))))
-        return self.fc2_sum(x, self.fc2(y))
+        return self.fc2_sum(x, self.fc2_output(self.fc2(y)))
 
 
 class FoldedStage(nn.Module):

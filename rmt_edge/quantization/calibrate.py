@@ -4,6 +4,8 @@ Ranges are symmetric, float32, and named after what they are of:
 
     <layer>.weight_amax                            (out,) or (1,)
     <layer>.input_amax                             ()
+    <layer>_output.product_amax                    ()   the raw product of a Linear layer of a block: what it writes
+                                                        without bias, over its channels' multiples (ops/product.py)
     <layer>_sum.left_amax, <layer>_sum.right_amax  ()   the operands of the addition behind pos, out_proj, dwconv, fc2:
                                                         what comes past the layer, and what comes out of it
 
@@ -34,7 +36,9 @@ from rmt_edge.data.dataset import Dataset
 from rmt_edge.data.preprocess import Preprocessing, images_at_a_time
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.folded import FoldedRMT, Ranges, Sum
+from rmt_edge.model.layers import source_of
 from rmt_edge.progress import progress_bar
+from rmt_edge.quantization.fake_quant import product_vectors
 from rmt_edge.quantization.recipe import QuantizationRecipe
 
 # Every eighth of the 2,048 bins is a candidate, 0.4 % of the largest magnitude apart: 0.2 s a layer instead of 1.7 s.
@@ -62,11 +66,11 @@ def calibrate(
     """
     names = recipe.int8_layers(folded.variant_name)
     ranges = {}
-    for name in names:
+    for name in (name for name in names if source_of(name) is None):
         key = f"{name}.weight_amax"
         weight = folded.get_submodule(name).weight.detach()
         ranges[key] = _checked_range(_weight_range(weight, recipe), key)
-    operands = {name: ("input",) for name in names}
+    operands: dict[str, tuple[str, ...]] = {name: ("product" if source_of(name) else "input",) for name in names}
     if recipe.residual_adds:
         operands |= {name: ("left", "right") for name, x in folded.named_modules() if isinstance(x, Sum)}
     running = folded if device.type == "cpu" else copy.deepcopy(folded).to(device)
@@ -75,7 +79,9 @@ def calibrate(
     for name, sides in operands.items():
         calibrators = [_input_calibrator(recipe.method) for _ in sides]
         collected |= {f"{name}.{side}_amax": x for side, x in zip(sides, calibrators, strict=True)}
-        hooks.append(running.get_submodule(name).register_forward_pre_hook(_collecting(name, calibrators)))
+        source = source_of(name)
+        vectors = product_vectors(running.get_submodule(source), ranges[f"{source}.weight_amax"]) if source else None
+        hooks.append(running.get_submodule(name).register_forward_pre_hook(_collecting(name, calibrators, vectors)))
     try:
         _run_images(running, recipe, dataset, preprocessing)
     finally:
@@ -150,8 +156,11 @@ def _input_calibrator(method: str) -> MaxCalibrator | HistogramCalibrator:
     return HistogramCalibrator(num_bits=8, axis=None)
 
 
-def _collecting(name: str, calibrators: list) -> Callable:
-    """A forward pre-hook that shows each input to its calibrator, and names the layer where one is not finite."""
+def _collecting(name: str, calibrators: list, vectors: tuple[Tensor, Tensor] | None = None) -> Callable:
+    """A forward pre-hook that shows each input to its calibrator, and names the layer where one is not finite.
+
+    vectors: multiples and bias of an output, whose calibrator sees the raw product.
+    """
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if not all(torch.isfinite(x).all() for x in inputs):
@@ -161,7 +170,7 @@ def _collecting(name: str, calibrators: list) -> Callable:
                 "The checkpoint computes them in float32 already: look at its weights and at the preprocessing.",
             )
         for x, calibrator in zip(inputs, calibrators, strict=False):
-            calibrator.collect(x)
+            calibrator.collect(x if vectors is None else (x - vectors[1]) / vectors[0])
 
     return hook
 

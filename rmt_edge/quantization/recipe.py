@@ -24,7 +24,8 @@ class QuantizationRecipe:
 
     precision: of the whole; `int8` means INT8 for some layers and FP16 for the rest. int8, fp16: patterns of layers.
     An INT8 layer has INT8 weights (symmetric, one scale per output channel or per tensor) and INT8 input (symmetric,
-    one scale per tensor). residual_adds: whether the operands of each block's four residual additions are rounded to
+    one scale per tensor). An INT8 output, `*.fc1_output`, travels in INT8 from its layer, which has to be one, to what
+    reads it. residual_adds: whether the operands of each block's four residual additions are rounded to
     INT8 too. method: how a range follows from the images (quantization/calibrate.py). percentile: of the magnitudes
     that an input's range holds, for the method of that name. alpha: how much of an input's spread goes into the
     weights, for smoothquant: 0 none, 1 all. images, batch: of calibration.
@@ -59,12 +60,23 @@ class QuantizationRecipe:
         check_positive(images=self.images, batch=self.batch)
 
     def int8_layers(self, variant_name: str) -> list[str]:
-        """The names of the layers of a variant that run in INT8, in the order in which they run."""
+        """The names of the layers and outputs of a variant that are in INT8, in the order in which they run.
+
+        An output whose layer is in fp16 is taken out with it.
+        """
         if self.precision != "int8":
             return []
         layers = layers_of(variant_name)
-        chosen = self._selected(self.int8, layers, variant_name) - self._selected(self.fp16, layers, variant_name)
-        names = [layer.name for layer in layers if layer.name in chosen]
+        selected = self._selected(self.int8, layers, variant_name)
+        for layer in layers:
+            if layer.name in selected and layer.source and layer.source not in selected:
+                raise RmtEdgeError(
+                    f"The recipe {self.name} has {layer.name} in int8, and not {layer.source}.",
+                    "what leaves in INT8 is the product of an INT8 layer.",
+                    f"Name the layer too: {layer.source.rpartition('.')[2]}.",
+                )
+        chosen = selected - self._selected(self.fp16, layers, variant_name)
+        names = [x.name for x in layers if x.name in chosen and (x.source is None or x.source in chosen)]
         if not names:
             raise RmtEdgeError(
                 f"The recipe {self.name} leaves no layer of {variant_name} in INT8.",

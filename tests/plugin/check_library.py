@@ -32,7 +32,7 @@ def cases() -> Iterator[tuple[str, Callable[[Device], float]]]:
                 for check, output in ((check_retention, type_name), (check_retention_int8, "int8")):
                     run = partial(_retention, check, (2, 5, 19, 2, d), decomposed, dtype)
                     yield f"Retention {form}, head dim {d}, {type_name} -> {output}", run
-        for op_type, (_, has_norm, _) in OP_TYPES.items():
+        for op_type, (_, has_norm, *_) in OP_TYPES.items():
             for c in ROWS if has_norm else ROWS[:1]:
                 case = make_case((2, 3, 5, c), 3, OP_TYPES[op_type], dtype)
                 yield f"{op_type}, {c} channels, {type_name}", partial(_depthwise, op_type, case)

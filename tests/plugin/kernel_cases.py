@@ -75,7 +75,7 @@ def check_retention_int8(device: Device, shape: tuple[int, ...], decomposed: boo
 
 
 def depthwise_plugin(device: Device, op_type: str, case: Case, **how) -> tuple[Plugin, list[np.ndarray]]:
-    has_residual, has_norm, _ = OP_TYPES[op_type]
+    has_residual, has_norm, *_ = OP_TYPES[op_type]
     arrays = [x.numpy() for x in case.tensors.values()]
     shape = (DYNAMIC, *arrays[0].shape[1:])
     attributes = {"channels": shape[-1]} | ({"epsilon": EPSILON} if has_norm else {})

@@ -51,7 +51,7 @@ def quantize_output(model, scale):
 
 def depthwise_model(op_type, dtype=np.float16, c=64, k=3, changes=None):
     """x and the residual -> one DepthwiseResidual node on a 14 x 14 grid -> out and norm, dequantised if INT8."""
-    has_residual, has_norm, is_int8 = OP_TYPES[op_type]
+    has_residual, has_norm, is_int8, *_ = OP_TYPES[op_type]
     grid, generator = 14, np.random.default_rng(0)
     shapes = {"weight": (k, k, c), "bias": (c,)} | ({"norm_weight": (c,), "norm_bias": (c,)} if has_norm else {})
     weights = {name: generator.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}

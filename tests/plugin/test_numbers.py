@@ -44,11 +44,11 @@ class TestSm86:
     def test_depthwise_is_the_reference(self, device, op_type, dtype):
         check_depthwise(device, op_type, make_case((2, 5, 9, 80), 3, OP_TYPES[op_type], dtype))
 
-    @pytest.mark.parametrize("op_type", [x for x, (_, has_norm, _) in OP_TYPES.items() if not has_norm])
+    @pytest.mark.parametrize("op_type", [x for x, (_, has_norm, *_) in OP_TYPES.items() if not has_norm])
     def test_depthwise_of_several_tiles_of_channels_is_the_reference(self, device, op_type):
         check_depthwise(device, op_type, make_case((1, 9, 5, 272), 3, OP_TYPES[op_type], FP16))
 
-    @pytest.mark.parametrize("op_type", [x for x, (_, has_norm, _) in OP_TYPES.items() if has_norm])
+    @pytest.mark.parametrize("op_type", [x for x, (_, has_norm, *_) in OP_TYPES.items() if has_norm])
     @pytest.mark.parametrize("c", ROWS)
     @DTYPES
     def test_layer_norm_of_every_row_size_is_the_reference(self, device, op_type, c, dtype):

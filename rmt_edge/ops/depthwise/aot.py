@@ -28,7 +28,9 @@ FP32_ROWS = (256, WIDE)
 def aot_variants() -> list[KernelVariant]:
     """Every DepthwiseResidual kernel of the library; the names are those that depthwiseResidualLaunch.cpp asks for."""
     variants = []
-    for op_type, (has_residual, has_norm, _) in OP_TYPES.items():
+    for op_type, (has_residual, has_norm, _, is_scaled, _) in OP_TYPES.items():
+        if is_scaled:  # these have no kernel yet
+            continue
         if not has_norm:
             for dtype, tactics in {"fp16": FP16_TACTICS[has_residual, False], "fp32": FP32_TACTICS}.items():
                 variants += [_aot_variant(op_type, dtype, 0, tactic, CHANNEL_TILES[tactic - 1]) for tactic in tactics]
@@ -46,7 +48,7 @@ def aot_variants() -> list[KernelVariant]:
 
 def _aot_variant(op_type: str, dtype: str, block_c: int, tactic: int, tile: Tile) -> KernelVariant:
     """block_c: the channels a LayerNorm's program holds, which choose the kernel; 0 without a LayerNorm."""
-    has_residual, has_norm, is_int8 = OP_TYPES[op_type]
+    has_residual, has_norm, is_int8, *_ = OP_TYPES[op_type]
     constexprs = {
         "KERNEL_SIZE": KERNEL_SIZE,
         "BLOCK_H": tile.block_h,

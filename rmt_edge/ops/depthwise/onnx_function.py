@@ -1,17 +1,19 @@
 """DepthwiseResidual as ONNX model-local functions: the bodies that its `rmt_edge` nodes carry.
 
 They do the same arithmetic as ops/depthwise/op.py in standard operators, so that ONNX Runtime runs an exported file on
-any CPU and TensorRT can run it natively. There are eight op names, one for each combination of three choices, which are
-read off the name:
+any CPU and TensorRT can run it natively. There are twelve op names, one for each combination of choices that RMT has,
+which are read off the name:
 
-    [Add]DepthwiseResidual[Norm][Int8]     Add: a residual is added first; Norm: a LayerNorm follows, as a second
-                                           output; Int8: the last output is quantised
+    [Scaled[Gelu]][Add]DepthwiseResidual[Norm][Int8]
+                                           Scaled: x is the raw product of an INT8 layer (ops/product.py), Gelu: of
+                                           whose true values the GELU is taken; Add: a residual is added first; Norm: a
+                                           LayerNorm follows, as a second output; Int8: the last output is quantised
 
 One name with optional inputs would be smaller, and no runtime takes it (measured with ONNX Runtime 1.32 and the parser
 of TensorRT-RTX 1.7.1). Both check a body in whole before they fold an `If` on an attribute: the `Add` of an absent
 residual is an invalid node, branches of float and int8 are a type error. Overloads, made for this in ONNX IR version
 10, run in ONNX Runtime; the TensorRT parser looks functions up by name alone. In the plugin form of a model the bodies
-are gone; there the number of inputs (3, 4 with a residual, 5 with a norm, 6 with both) and output_scale say the same.
+are gone and the names are the same; x may be int8 there, with its input_scale as an attribute.
 
 Source of the operators: https://onnx.ai/onnx/operators/ ; of functions: the ONNX IR specification, "Functions".
 """
@@ -19,13 +21,13 @@ Source of the operators: https://onnx.ai/onnx/operators/ ; of functions: the ONN
 import itertools
 import math
 import textwrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 from onnx import FunctionProto, NodeProto
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.ops.retention.onnx_function import DOMAIN, same_size_conv
+from rmt_edge.ops.retention.onnx_function import DOMAIN, TRUE_VALUES, same_size_conv
 
 KERNEL_SIZE = 3  # of every convolution of RMT that this op stands for: `pos` and `dwconv` of model/folded.py
 
@@ -41,6 +43,8 @@ _BODY = """
 <domain: "rmt_edge", opset_import: ["" : {opset}]>
 {op_type} <{attributes}> ({inputs}) => ({outputs})
 {{
+    {values}
+    {gelu}
     y = {sum}
     y_nchw = Transpose <perm = [0, 3, 1, 2]> (y)
     tap_axis = Constant <value_ints = [3]> ()
@@ -56,37 +60,68 @@ _BODY = """
 _NORM = "norm = LayerNormalization <axis = -1, epsilon: float = @epsilon> (out, norm_weight, norm_bias)"
 
 
-def op_type_of(has_residual: bool, has_norm: bool, is_int8: bool) -> str:
-    """The op name of one combination, as `AddDepthwiseResidualNormInt8`."""
-    return "Add" * has_residual + "DepthwiseResidual" + "Norm" * has_norm + "Int8" * is_int8
+class Form(NamedTuple):
+    """What one op name says. Without is_scaled there is no has_gelu."""
+
+    has_residual: bool = False
+    has_norm: bool = False
+    is_int8: bool = False
+    is_scaled: bool = False
+    has_gelu: bool = False
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of its inputs, in their order."""
+        norm = ["norm_weight", "norm_bias"] * self.has_norm
+        return [
+            "x",
+            "weight",
+            "bias",
+            *["residual"] * self.has_residual,
+            *norm,
+            *["x_scale", "x_bias"] * self.is_scaled,
+        ]
 
 
-# op name -> (has_residual, has_norm, is_int8)
-OP_TYPES = {op_type_of(*choice): choice for choice in itertools.product((False, True), repeat=3)}
+def op_type_of(
+    has_residual: bool, has_norm: bool, is_int8: bool, is_scaled: bool = False, has_gelu: bool = False
+) -> str:
+    """The op name of a form, as `AddDepthwiseResidualNormInt8`."""
+    before = "Scaled" * is_scaled + "Gelu" * has_gelu + "Add" * has_residual
+    return before + "DepthwiseResidual" + "Norm" * has_norm + "Int8" * is_int8
+
+
+_FORMS = [Form(*choice) for choice in itertools.product((False, True), repeat=3)]
+# What follows fc1, and what follows fc2.
+_FORMS += [Form(is_int8=x, is_scaled=True, has_gelu=True) for x in (False, True)]
+_FORMS += [Form(has_residual=True, has_norm=True, is_int8=x, is_scaled=True) for x in (False, True)]
+OP_TYPES = {op_type_of(*form): form for form in _FORMS}
 
 
 def depthwise_function(op_type: str, opset: int, kernel_size: int = KERNEL_SIZE) -> FunctionProto:
-    """The body of one of OP_TYPES in operators of that opset (19 or later).
+    """The body of one of OP_TYPES in operators of that opset: 19 or later, with GELU 20.
 
     kernel_size: k of the weight. It is written into the body: the weight there is computed from the (k, k, c) taps, and
     TensorRT 10.3 does not look at the shape of a computed weight.
     """
     if op_type not in OP_TYPES:
         raise RmtEdgeError(f"{op_type} is no DepthwiseResidual op.", f"there are {', '.join(OP_TYPES)}.")
-    has_residual, has_norm, is_int8 = OP_TYPES[op_type]
-    inputs = ["x", "weight", "bias"] + ["residual"] * has_residual + ["norm_weight", "norm_bias"] * has_norm
-    outputs = ["out", "norm"] if has_norm else ["out"]
+    form = OP_TYPES[op_type]
+    outputs = ["out", "norm"] if form.has_norm else ["out"]
     quantize = _QUANTIZE.replace("LAST", outputs[-1])
+    gelu, read = ("activated = Gelu (x)", "activated") if form.has_gelu else ("", "x")
     body = _BODY.format(
         opset=opset,
         op_type=op_type,
         conv_attributes=same_size_conv(kernel_size),
-        attributes=", ".join(["channels"] + ["epsilon"] * has_norm + ["output_scale"] * is_int8),
-        inputs=", ".join(inputs),
-        outputs=", ".join([*outputs[:-1], "quantized"] if is_int8 else outputs),
-        sum="Add (x, residual)" if has_residual else "Identity (x)",
-        norm=_NORM if has_norm else "",
-        quantize=quantize if is_int8 else "",
+        attributes=", ".join(["channels"] + ["epsilon"] * form.has_norm + ["output_scale"] * form.is_int8),
+        inputs=", ".join(["product", *form.inputs[1:]] if form.is_scaled else form.inputs),
+        outputs=", ".join([*outputs[:-1], "quantized"] if form.is_int8 else outputs),
+        values=TRUE_VALUES.format(x="x", raw="product") if form.is_scaled else "",
+        gelu=gelu,
+        sum=f"Add ({read}, residual)" if form.has_residual else f"Identity ({read})",
+        norm=_NORM if form.has_norm else "",
+        quantize=quantize if form.is_int8 else "",
     )
     return onnx.parser.parse_function(textwrap.dedent(body))
 
@@ -98,22 +133,25 @@ def depthwise_node(
     channels: int,
     epsilon: float | None = None,
     output_scale: float = 0.0,
+    is_scaled: bool = False,
+    has_gelu: bool = False,
 ) -> NodeProto:
     """One node of OP_TYPES, chosen by what is given.
 
     inputs: the names of x (b, h, w, c), weight (k, k, c), bias (c,); then residual (b, h, w, c), if there is one; then,
-    with norm, norm_weight and norm_bias (c,). outputs: the names of out (b, h, w, c) and, with norm, norm (b, h, w, c).
+    with norm, norm_weight and norm_bias (c,); then, with is_scaled, x_scale and x_bias (c,). outputs: the names of out
+    (b, h, w, c) and, with norm, norm (b, h, w, c). is_scaled: x is a raw product; has_gelu: its GELU is taken too.
     channels: c again, because a function body can set its convolution's group from an attribute only. epsilon: the
     LayerNorm's, or None for no norm. output_scale: 0, or the scale that makes the last output INT8; a DequantizeLinear
     of the same scale is to follow.
     """
     has_norm, is_int8 = epsilon is not None, output_scale > 0
-    required = 3 + 2 * has_norm
+    required = 3 + 2 * has_norm + 2 * is_scaled
     if len(inputs) not in (required, required + 1) or len(outputs) != 1 + has_norm:
         raise RmtEdgeError(
             f"{name} has {len(inputs)} inputs and {len(outputs)} outputs.",
-            f"{'with' if has_norm else 'without'} a LayerNorm it takes {required}, or {required + 1} with a residual, "
-            f"and gives {1 + has_norm}.",
+            f"{'with' if has_norm else 'without'} a LayerNorm, {'with' if is_scaled else 'without'} scale and bias "
+            f"of x, it takes {required}, or {required + 1} with a residual, and gives {1 + has_norm}.",
         )
     if not (math.isfinite(output_scale) and output_scale >= 0):
         raise RmtEdgeError(f"{name} has the output_scale {output_scale}.", "0 means none, an INT8 scale is positive.")
@@ -124,5 +162,7 @@ def depthwise_node(
         attributes["epsilon"] = float(epsilon)
     if is_int8:
         attributes["output_scale"] = float(output_scale)
-    op_type = op_type_of(len(inputs) > required, has_norm, is_int8)
+    op_type = op_type_of(len(inputs) > required, has_norm, is_int8, is_scaled, has_gelu)
+    if op_type not in OP_TYPES:
+        raise RmtEdgeError(f"{name} would be {op_type}.", f"there are {', '.join(OP_TYPES)}.")
     return onnx.helper.make_node(op_type, inputs, outputs, name, domain=DOMAIN, **attributes)

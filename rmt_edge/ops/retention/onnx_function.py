@@ -5,11 +5,13 @@ that ONNX Runtime runs an exported file on any CPU and TensorRT can run it nativ
 op name: sizes come from the inputs' shapes, the rest from the node's attributes; a runtime folds all of it into
 constants.
 
-There is one op name a form, RetentionDecomposed and RetentionWhole, as a model has blocks of both. One body would have
-to choose by an `If` on an attribute, of which TensorRT makes real conditional layers (90 of 1,725 in the network of a
-small model, measured with TensorRT-RTX 1.7.1), and its parser looks functions up by name alone, so that overloads are
-no way out. In the plugin form of a model, where there are no bodies, both are `Retention` with the attribute
-`decomposed` (graph/plugin_form.py): the library's one creator, which takes both forms.
+There is one op name a form, RetentionDecomposed and RetentionWhole, as a model has blocks of both, and each of them
+again as Scaled…, which takes the raw product of an INT8 layer and two vectors more (ops/product.py). One body would
+have to choose by an `If` on an attribute, of which TensorRT makes real conditional layers (90 of 1,725 in the network
+of a small model, measured with TensorRT-RTX 1.7.1), and its parser looks functions up by name alone, so that overloads
+are no way out. In the plugin form of a model, where there are no bodies, all are `Retention` with the attribute
+`decomposed` (graph/plugin_form.py): the library's one creator, which takes every form; qkv may be int8 there, with its
+input_scale as an attribute.
 
 Source of the operators: https://onnx.ai/onnx/operators/ ; of functions: the ONNX IR specification, "Functions".
 """
@@ -23,8 +25,16 @@ from rmt_edge.errors import RmtEdgeError
 
 DOMAIN = "rmt_edge"
 DOMAIN_VERSION = 1
-OP_TYPE = "Retention"  # of the plugin, for both forms
-OP_TYPES = {"RetentionDecomposed": True, "RetentionWhole": False}  # of nodes with a body -> decomposed
+OP_TYPE = "Retention"  # of the plugin, for all forms
+# Of nodes with a body -> decomposed, and whether qkv is a raw product.
+OP_TYPES = {
+    "RetentionDecomposed": (True, False),
+    "RetentionWhole": (False, False),
+    "ScaledRetentionDecomposed": (True, True),
+    "ScaledRetentionWhole": (False, True),
+}
+INPUTS = ["qkv", "sin", "cos", "lepe_weight", "lepe_bias"]
+VECTORS = ["qkv_scale", "qkv_bias"]  # further inputs of the Scaled ones
 LEPE_KERNEL_SIZE = 5  # of the convolution in every block of RMT: model/folded.py
 
 # θ(x) = x·cos + (-x1, x0, -x3, x2, …)·sin; x: (b, n, l, d), its interleaved pairs seen as (b, n, l, d/2, 2).
@@ -54,8 +64,9 @@ _ATTENTION = """
 
 _BODY = """
 <domain: "rmt_edge", opset_import: ["" : {opset}]>
-{op_type} <num_heads, decay, channels> (qkv, sin, cos, lepe_weight, lepe_bias) => (out)
+{op_type} <num_heads, decay, channels> ({inputs}) => (out)
 {{
+{true_values}
     zero = Constant <value_ints = [0]> ()
     one = Constant <value_ints = [1]> ()
     two = Constant <value_ints = [2]> ()
@@ -111,6 +122,12 @@ _BODY = """
 }}
 """
 
+# What ops/product.py does, of a product that is dequantised already, if it was int8.
+TRUE_VALUES = """
+    {x}_scaled = Mul ({raw}, {x}_scale)
+    {x} = Add ({x}_scaled, {x}_bias)
+"""
+
 _DECOMPOSED = """
     grid_shape = Concat <axis = 0> (zero, heads, h, w, all)
     q_grid = Reshape (q, grid_shape)
@@ -143,9 +160,9 @@ _WHOLE = """
 """
 
 
-def op_type_of(decomposed: bool) -> str:
+def op_type_of(decomposed: bool, is_scaled: bool) -> str:
     """The op name of a form among OP_TYPES."""
-    return next(name for name, is_decomposed in OP_TYPES.items() if is_decomposed == decomposed)
+    return next(name for name, form in OP_TYPES.items() if form == (decomposed, is_scaled))
 
 
 def retention_function(op_type: str, opset: int, kernel_size: int = LEPE_KERNEL_SIZE) -> FunctionProto:
@@ -162,8 +179,17 @@ def retention_function(op_type: str, opset: int, kernel_size: int = LEPE_KERNEL_
         for out, x, distance in attention
     }
     shifts = {f"{x}_shift": _THETA_SHIFT.format(x=x) for x in "qk"}
-    form = (_DECOMPOSED if OP_TYPES[op_type] else _WHOLE).format(**passes)
-    body = _BODY.format(opset=opset, op_type=op_type, conv=same_size_conv(kernel_size), form=form, **shifts)
+    decomposed, is_scaled = OP_TYPES[op_type]
+    raw = "qkv_product" if is_scaled else "qkv"
+    body = _BODY.format(
+        opset=opset,
+        op_type=op_type,
+        inputs=", ".join([raw, *INPUTS[1:], *(VECTORS if is_scaled else [])]),
+        true_values=TRUE_VALUES.format(x="qkv", raw=raw) if is_scaled else "",
+        conv=same_size_conv(kernel_size),
+        form=(_DECOMPOSED if decomposed else _WHOLE).format(**passes),
+        **shifts,
+    )
     return onnx.parser.parse_function(textwrap.dedent(body))
 
 
@@ -175,12 +201,18 @@ def same_size_conv(kernel_size: int) -> str:
 def retention_node(
     inputs: list[str], output: str, name: str, num_heads: int, decay: list[float], decomposed: bool, channels: int
 ) -> NodeProto:
-    """One node of OP_TYPES, chosen by `decomposed`.
+    """One node of OP_TYPES, chosen by `decomposed` and the number of inputs.
 
-    inputs: the names of qkv (b, h, w, 3c), sin (h·w, d), cos (h·w, d), lepe_weight (c, 1, k, k), lepe_bias (c,).
-    channels is c again: a function body can set its convolution's group from an attribute only.
+    inputs: the names of qkv (b, h, w, 3c), sin (h·w, d), cos (h·w, d), lepe_weight (c, 1, k, k), lepe_bias (c,); then,
+    if qkv is a raw product, of qkv_scale and qkv_bias (3c,). channels is c again: a function body can set its
+    convolution's group from an attribute only.
     """
+    counts = (len(INPUTS), len(INPUTS) + len(VECTORS))
+    if len(inputs) not in counts:
+        raise RmtEdgeError(
+            f"{name} has {len(inputs)} inputs.", f"it takes {counts[0]}, or {counts[1]} where qkv is a raw product."
+        )
     return onnx.helper.make_node(
-        op_type_of(decomposed), inputs, [output], name, domain=DOMAIN,
+        op_type_of(decomposed, len(inputs) == counts[1]), inputs, [output], name, domain=DOMAIN,
         num_heads=num_heads, decay=[float(x) for x in decay], channels=channels,
     )  # fmt: skip

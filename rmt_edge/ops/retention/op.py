@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rmt_edge.ops.product import true_values
+
 
 def theta_shift(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
     """Rotate the interleaved pairs (x0, x1), (x2, x3), … by the angle of their position (paper, section 3.2).
@@ -51,6 +53,9 @@ def retention(
     num_heads: int,
     decay: list[float],
     decomposed: bool,
+    qkv_scale: Tensor | None = None,
+    qkv_bias: Tensor | None = None,
+    input_scale: float = 0.0,
 ) -> Tensor:
     """scores = θ(q)·θ(k)ᵀ + decay·distance; out = softmax(scores)·v + LePE(v).
 
@@ -59,8 +64,10 @@ def retention(
 
     qkv: (b, h, w, 3c), the packed projections before the theta shift; sin, cos: (h·w, d); lepe_weight: (c, 1, k, k), a
     depthwise convolution of v, added to the result; lepe_bias: (c,); decay: log-decay of each of the num_heads heads.
-    Returns (b, h, w, c), what out_proj takes.
+    qkv_scale, qkv_bias: (3c,), if qkv is the raw product of an INT8 layer (ops/product.py), and input_scale, if that is
+    int8. Returns (b, h, w, c), what out_proj takes, in sin's type.
     """
+    qkv = true_values(qkv, qkv_scale, qkv_bias, input_scale, "qkv")
     b, h, w, c3 = qkv.shape
     c, l = c3 // 3, h * w
     d = c // num_heads
@@ -87,6 +94,7 @@ def retention(
 _LIBRARY = torch.library.Library("rmt_edge", "DEF")
 _LIBRARY.define(
     "retention(Tensor qkv, Tensor sin, Tensor cos, Tensor lepe_weight, Tensor lepe_bias, "
-    "int num_heads, float[] decay, bool decomposed) -> Tensor"
+    "int num_heads, float[] decay, bool decomposed, Tensor? qkv_scale=None, Tensor? qkv_bias=None, "
+    "float input_scale=0.0) -> Tensor"
 )
 _LIBRARY.impl("retention", retention, "CompositeImplicitAutograd")

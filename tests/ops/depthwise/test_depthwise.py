@@ -21,7 +21,9 @@ from rmt_edge.ops.depthwise import onnx_function as function
 
 FP16, FP32 = torch.float16, torch.float32
 FORMS = list(itertools.product((False, True), repeat=3))  # has_residual, has_norm, is_int8
+SCALED_FORMS = [form for form in function.OP_TYPES.values() if form.is_scaled]
 EPSILON = 1e-6
+INPUT_SCALE = 2.0**-5  # of a scaled form's int8 x: exact in every type
 ELEMENT_TYPES = {FP32: TensorProto.FLOAT, FP16: TensorProto.FLOAT16}
 WIDER = {FP16: FP32, FP32: torch.float64}
 
@@ -41,6 +43,8 @@ class Case:
 
     tensors: dict[str, Tensor]  # in the order of the node's inputs
     output_scale: float
+    has_gelu: bool = False
+    input_scale: float = 0.0  # of an x that is int8
 
     @property
     def has_norm(self) -> bool:
@@ -48,14 +52,18 @@ class Case:
 
     def reference(self, dtype: torch.dtype, output_scale: float = 0.0) -> list[Tensor]:
         """out, and norm if there is one, by op.py in that type."""
-        tensors = {name: x.to(dtype) for name, x in self.tensors.items()}
+        tensors = {name: x if x.dtype == torch.int8 else x.to(dtype) for name, x in self.tensors.items()}
+        scales = {"output_scale": output_scale, "input_scale": self.input_scale}
         if self.has_norm:
-            return list(op.depthwise_residual_norm(**tensors, epsilon=EPSILON, output_scale=output_scale))
-        return [op.depthwise_residual(**tensors, output_scale=output_scale)]
+            return list(op.depthwise_residual_norm(**tensors, epsilon=EPSILON, **scales))
+        return [op.depthwise_residual(**tensors, has_gelu=self.has_gelu, **scales)]
 
 
-def make_case(shape: tuple[int, ...], k: int, form: tuple[bool, bool, bool], dtype: torch.dtype) -> Case:
-    has_residual, has_norm, is_int8 = form
+def make_case(
+    shape: tuple[int, ...], k: int, form: tuple[bool, ...], dtype: torch.dtype, is_int8_input: bool = False
+) -> Case:
+    """form: as OP_TYPES has it. is_int8_input: x is an INT8 product; the form is a scaled one."""
+    has_residual, has_norm, is_int8, is_scaled, has_gelu = (*form, False, False)[:5]
     g = torch.Generator().manual_seed(0)
     c = shape[-1]
     shapes = {"x": shape, "weight": (k, k, c), "bias": (c,)}
@@ -63,9 +71,16 @@ def make_case(shape: tuple[int, ...], k: int, form: tuple[bool, bool, bool], dty
         shapes["residual"] = shape
     if has_norm:
         shapes |= {"norm_weight": (c,), "norm_bias": (c,)}
+    if is_scaled:
+        shapes |= {"x_scale": (c,), "x_bias": (c,)}
     tensors = {name: torch.randn(s, generator=g) for name, s in shapes.items()}
     tensors["weight"] /= k  # keeps the convolution about as large as x
-    return Case({name: x.to(dtype) for name, x in tensors.items()}, 0.017 if is_int8 else 0.0)
+    if is_scaled:
+        tensors["x_scale"] = tensors["x_scale"].abs().clamp(0.05, 1)
+    tensors = {name: x.to(dtype) for name, x in tensors.items()}
+    if is_int8_input:
+        tensors["x"] = op.quantize_int8(tensors["x"], INPUT_SCALE)
+    return Case(tensors, 0.017 if is_int8 else 0.0, has_gelu, INPUT_SCALE if is_int8_input else 0.0)
 
 
 def make_faint_case() -> Case:
@@ -81,7 +96,7 @@ def assert_accurate(actual: list[Tensor], case: Case) -> None:
 
     floor: what adding and subtracting 0.3 does to the reference. INT8 values may be half a step further off: rounding.
     """
-    dtype = case.tensors["x"].dtype
+    dtype = case.tensors["weight"].dtype
     references, wides = case.reference(dtype), case.reference(WIDER[dtype])
     assert len(actual) == len(references)
     for index, (got, low, wide) in enumerate(zip(actual, references, wides, strict=True)):
@@ -156,6 +171,51 @@ def test_op_is_traced_as_one_node_and_differentiable(has_norm):
     assert gradient.abs().min() > 0
 
 
+@pytest.mark.parametrize("is_int8_input", [False, True])
+@pytest.mark.parametrize("form", SCALED_FORMS, ids=lambda form: function.op_type_of(*form))
+def test_a_raw_product_is_scaled_biased_and_activated_first(form, is_int8_input):
+    case = make_case((2, 5, 9, 24), 3, form, FP32, is_int8_input)
+    found = case.reference(FP32, case.output_scale)
+    x = case.tensors["x"].float() * (INPUT_SCALE if is_int8_input else 1)
+    x = x * case.tensors["x_scale"] + case.tensors["x_bias"]
+    x = x * 0.5 * (1 + torch.erf(x / 2**0.5)) if form.has_gelu else x
+    plain = {name: t for name, t in case.tensors.items() if name not in ("x_scale", "x_bias")}
+    wanted = Case(plain | {"x": x}, case.output_scale).reference(FP32)
+    if form.is_int8:
+        assert found[-1].dtype == torch.int8
+        steps = found[-1] - (wanted[-1] / case.output_scale).clamp(-128, 127)
+        assert steps.abs().max() <= 0.501
+        found, wanted = found[:-1], wanted[:-1]
+    for got, right in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, right)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x_bias": None}, r"x is torch\.float32 with scale\."),
+        ({"x_scale": None}, r"x is torch\.float32 with bias\."),
+        ({"x_scale": torch.ones(23)}, r"x_scale is \(23,\)[^$]*x has 24 channels"),
+        ({"x_bias": torch.ones(1)}, r"x_bias is \(1,\)"),
+        ({"x_scale": torch.ones(24).half()}, r"x is torch\.float32, its scale torch\.float16"),
+        ({"input_scale": 0.5}, r"x is torch\.float32 with the input_scale 0\.5"),
+        ({"x": torch.ones(1, 2, 2, 24, dtype=torch.int8)}, r"x is torch\.int8 with the input_scale 0"),
+        ({"x": torch.ones(1, 2, 2, 24, dtype=torch.int8), "input_scale": float("nan")}, "the input_scale nan"),
+        (
+            {"x": torch.ones(1, 2, 2, 24, dtype=torch.int8), "x_scale": None, "x_bias": None, "input_scale": 0.5},
+            r"x is torch\.int8 with no vectors",
+        ),
+    ],
+)
+def test_what_is_no_raw_product_is_refused(changed, message):
+    for is_norm in (False, True):
+        form = (True, True, False, True) if is_norm else (False, False, False, True, True)
+        tensors = make_case((1, 2, 2, 24), 3, form, FP32).tensors
+        reference = op.depthwise_residual_norm if is_norm else op.depthwise_residual
+        with pytest.raises(RmtEdgeError, match=message):
+            reference(**(tensors | changed))
+
+
 # -- the ONNX functions --------------------------------------------------------------------------------------------
 
 
@@ -165,6 +225,7 @@ def model_of(case: Case, opset: int, is_dequantized: bool = False) -> onnx.Model
     node = function.depthwise_node(
         list(case.tensors), outputs, "node", case.tensors["bias"].numel(),
         epsilon=EPSILON if case.has_norm else None, output_scale=case.output_scale,
+        is_scaled="x_scale" in case.tensors, has_gelu=case.has_gelu,
     )  # fmt: skip
     x = case.tensors["x"]
     element_type = ELEMENT_TYPES[x.dtype]
@@ -203,13 +264,13 @@ def run_onnx(case: Case, opset: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [FP32, FP16], ids=["fp32", "fp16"])
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: function.op_type_of(*form))
+@pytest.mark.parametrize("form", function.OP_TYPES.values(), ids=function.OP_TYPES)
 @pytest.mark.parametrize(
     ("shape", "k", "opset"), [((3, 5, 9, 24), 5, 20), ((1, 7, 7, 32), 3, 19), ((3, 1, 1, 80), 3, 20)]
 )
 def test_onnx_function_equals_reference(shape, k, opset, form, dtype):
     case = make_case(shape, k, form, dtype)
-    assert_accurate(run_onnx(case, opset), case)
+    assert_accurate(run_onnx(case, max(opset, 20) if case.has_gelu else opset), case)  # Gelu came with 20
 
 
 def test_onnx_function_has_epsilon():
@@ -219,7 +280,7 @@ def test_onnx_function_has_epsilon():
 
 @pytest.mark.trt
 @pytest.mark.parametrize("dtype", [FP32, FP16], ids=["fp32", "fp16"])
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: function.op_type_of(*form))
+@pytest.mark.parametrize("form", function.OP_TYPES.values(), ids=function.OP_TYPES)
 def test_onnx_function_builds_in_tensorrt(form, dtype):
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX")
     logger = trt.Logger(trt.Logger.ERROR)
@@ -260,6 +321,14 @@ def test_wrong_node_is_refused():
         function.depthwise_node(["x", "w", "b", "g", "e"], ["out", "norm"], "node", 64, epsilon=0.0)
     with pytest.raises(RmtEdgeError, match="DepthwiseNorm is no DepthwiseResidual op"):
         function.depthwise_function("DepthwiseNorm", 20)
+    with pytest.raises(RmtEdgeError, match=r"node has 3 inputs[^$]*with scale and bias of x, it takes 5, or 6"):
+        function.depthwise_node(["x", "w", "b"], ["out"], "node", 64, is_scaled=True, has_gelu=True)
+    with pytest.raises(
+        RmtEdgeError, match=r"node would be ScaledDepthwiseResidual\.[^$]*ScaledGeluDepthwiseResidualInt8"
+    ):
+        function.depthwise_node(["x", "w", "b", "s", "t"], ["out"], "node", 64, is_scaled=True)
+    with pytest.raises(RmtEdgeError, match=r"node would be GeluDepthwiseResidual\."):
+        function.depthwise_node(["x", "w", "b"], ["out"], "node", 64, has_gelu=True)
 
 
 # -- the Triton kernel ---------------------------------------------------------------------------------------------

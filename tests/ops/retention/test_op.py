@@ -115,11 +115,51 @@ def test_the_op_is_registered_and_differentiable():
     torch.autograd.gradcheck(lambda x: op(x, *rest, 2, decay, True), qkv)
 
 
+def raw_product(qkv, seed=1):
+    """The product of which qkv are the true values, and its scale and bias. (…, 3c) and (3c,) float32 tensors."""
+    rng = np.random.default_rng(seed)
+    scale = torch.from_numpy(rng.uniform(0.2, 1, qkv.shape[-1:]).astype(np.float32))
+    bias = torch.from_numpy(rng.standard_normal(qkv.shape[-1:]).astype(np.float32))
+    return (qkv - bias) / scale, scale, bias
+
+
+@pytest.mark.parametrize("decomposed", [True, False])
+def test_a_raw_product_is_scaled_and_biased_first(decomposed):
+    (qkv, *rest), decay = operands(2, 3, 4, 2, 16)
+    product, scale, bias = raw_product(qkv)
+    arguments = (*rest, 2, decay, decomposed)
+    found = torch.ops.rmt_edge.retention(product, *arguments, scale, bias)
+    torch.testing.assert_close(found, retention(qkv, *arguments), atol=1e-5, rtol=1e-5)
+    steps = torch.round(product / 0.05).clamp(-128, 127)
+    found = torch.ops.rmt_edge.retention(steps.to(torch.int8), *arguments, scale, bias, 0.05)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, retention(steps * 0.05 * scale + bias, *arguments), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("product", "scale", "bias", "input_scale", "message"),
+    [
+        (torch.int8, None, None, 0.05, r"qkv is torch\.int8 with no vectors"),
+        (torch.int8, 96, 96, 0.0, "qkv is torch.int8 with the input_scale 0"),
+        (torch.int8, 96, 96, float("inf"), "the input_scale inf"),
+        (torch.int8, 95, 96, 0.05, r"qkv_scale is \(95,\)[^$]*96 channels"),
+        (torch.float32, 96, 32, 0.0, r"qkv_bias is \(32,\)"),
+        (torch.float32, 96, None, 0.0, r"qkv is torch\.float32 with scale\."),
+        (torch.float32, None, None, 0.05, r"qkv is torch\.float32 with the input_scale 0\.05"),
+    ],
+)
+def test_what_is_no_raw_product_is_refused(product, scale, bias, input_scale, message):
+    (qkv, *rest), decay = operands(1, 2, 3, 2, 16)
+    vectors = [None if x is None else torch.ones(x) for x in (scale, bias)]
+    with pytest.raises(RmtEdgeError, match=message):
+        retention(qkv.to(product), *rest, 2, decay, True, *vectors, input_scale)
+
+
 def one_node_model(tensors, num_heads, decay, decomposed, dtype, opset=20):
-    """An ONNX model of a single Retention; its qkv is the input, dynamic in the batch."""
+    """An ONNX model of a single Retention; its qkv is the input, dynamic in the batch. tensors: 5, or 7 if scaled."""
     qkv, *constants = (x.numpy().astype(dtype) for x in tensors)
     _, h, w, c3 = qkv.shape
-    names = ["sin", "cos", "lepe_weight", "lepe_bias"]
+    names = ["sin", "cos", "lepe_weight", "lepe_bias", "qkv_scale", "qkv_bias"][: len(constants)]
     onnx_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     node = retention_node(["qkv", *names], "out", "retention", num_heads, decay, decomposed, c3 // 3)
     graph = helper.make_graph(
@@ -137,12 +177,16 @@ def one_node_model(tensors, num_heads, decay, decomposed, dtype, opset=20):
     )
 
 
+@pytest.mark.parametrize("is_scaled", [False, True], ids=["", "scaled"])
 @pytest.mark.parametrize("decomposed", [True, False])
 @pytest.mark.parametrize(("num_heads", "d"), [(2, 16), (3, 32)])
 @pytest.mark.parametrize(("h", "w"), GRIDS)
-def test_the_onnx_function_is_the_op(h, w, num_heads, d, decomposed):
+def test_the_onnx_function_is_the_op(h, w, num_heads, d, decomposed, is_scaled):
     tensors, decay = operands(3, h, w, num_heads, d)
     expected = retention(*tensors, num_heads, decay, decomposed).numpy()
+    if is_scaled:
+        product, scale, bias = raw_product(tensors[0])
+        tensors = [product, *tensors[1:], scale, bias]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     for dtype, limit in ((np.float32, 1e-5), (np.float16, FP16_LIMIT)):
@@ -168,9 +212,14 @@ def test_the_onnx_function_has_no_branch_and_says_its_kernel_shape(op_type):
     assert not [x for x in nodes if x.op_type == "If"]
     (conv,) = (x for x in nodes if x.op_type == "Conv")
     assert helper.get_node_attr_value(conv, "kernel_shape") == [5, 5]
-    assert FoldedBlock(32, 2, 64, OP_TYPES[op_type]).lepe.kernel_size == (LEPE_KERNEL_SIZE, LEPE_KERNEL_SIZE)
+    assert FoldedBlock(32, 2, 64, OP_TYPES[op_type][0]).lepe.kernel_size == (LEPE_KERNEL_SIZE, LEPE_KERNEL_SIZE)
 
 
 def test_an_unknown_op_name_is_refused():
     with pytest.raises(RmtEdgeError, match=r"Retention is no Retention op[\s\S]*RetentionDecomposed, RetentionWhole"):
         retention_function("Retention", 20)
+
+
+def test_a_node_with_one_vector_alone_is_refused():
+    with pytest.raises(RmtEdgeError, match=r"node has 6 inputs[^$]*5, or 7 where qkv is a raw product"):
+        retention_node(list("abcdef"), "out", "node", 2, [-0.1, -0.2], True, 32)
