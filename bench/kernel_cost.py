@@ -175,7 +175,7 @@ class Library:
         assembler = build.find_cuda_13_assembler()
         self.names: dict[str, tuple[str, Path]] = {}
         for variant in (x for make in build.OPS.values() for x in make()):
-            ptx = cache / "kernels" / f"{build._image_key(variant, sm, assembler)}.ptx"
+            ptx = cache / "kernels" / f"{build.image_key(variant, sm, assembler)}.ptx"
             text = hashlib.sha256(ptx.read_text().encode()).hexdigest()
             self.names[text] = (variant.name, ptx.with_suffix(".cubin"))
 
