@@ -1,6 +1,6 @@
 """Executes PTX on host memory: blocks of a grid in lockstep, every instruction over all their threads at once in numpy.
 
-It knows what Triton 3.7.1 writes for the kernels of this project on SM 8.0 to 8.9 and 9.0, and refuses the rest by
+It knows what Triton 3.7.1, on SM 8.0 to 8.9 and 9.0, and NVRTC 12.8 write for the kernels of this project, and refuses the rest by
 name. What a GPU would stop at is a GpuError, and more is: see memory.py, shared.py and the opcodes' own files. A branch
 must be taken by all threads that run together or by none.
 
@@ -9,7 +9,7 @@ Not shown by it: what ptxas makes of the PTX, races in global memory, speed.
 
 import numpy as np
 
-from tests.ptx import floats, integers, matrices, moves, warps
+from tests.ptx import floats, integers, matrices, moves, packed, warps
 from tests.ptx.memory import AddressMemory, Memory
 from tests.ptx.parse import GpuError, Instruction, Kernel
 from tests.ptx.threads import Threads
@@ -19,6 +19,7 @@ LONGEST_RUN = 2_000_000  # instructions; no kernel of ours comes near
 BRANCHES = ("bra", "bra.uni", "ret")
 INSTRUCTIONS = {
     **integers.INSTRUCTIONS, **floats.INSTRUCTIONS, **moves.INSTRUCTIONS, **warps.INSTRUCTIONS, **matrices.INSTRUCTIONS,
+    **packed.INSTRUCTIONS,
 }  # fmt: skip
 
 

@@ -20,17 +20,18 @@ def aot_variants() -> list[KernelVariant]:
     """Every Triton kernel of DepthwiseResidual in the library; the names are those that the C++ side asks for."""
     variants = []
     for op_type, form in OP_TYPES.items():
-        for given in ("raw", "raw8") if form.is_scaled else ("fp32",):
-            if not form.has_norm:
-                variants.append(_aot_variant(op_type, form, given, 0, TACTIC, CHANNEL_TILES[TACTIC - 1]))
-                continue
-            for block_c in ROWS:
-                tactic = WIDE_TACTIC if block_c == WIDE else TACTIC
-                variants.append(_aot_variant(op_type, form, given, block_c, tactic, ROW_TILES[block_c][tactic - 1]))
+        if form.is_scaled:  # in float16 alone
+            continue
+        if not form.has_norm:
+            variants.append(_aot_variant(op_type, form, 0, TACTIC, CHANNEL_TILES[TACTIC - 1]))
+            continue
+        for block_c in ROWS:
+            tactic = WIDE_TACTIC if block_c == WIDE else TACTIC
+            variants.append(_aot_variant(op_type, form, block_c, tactic, ROW_TILES[block_c][tactic - 1]))
     return variants
 
 
-def _aot_variant(op_type: str, form: Form, given: str, block_c: int, tactic: int, tile: Tile) -> KernelVariant:
+def _aot_variant(op_type: str, form: Form, block_c: int, tactic: int, tile: Tile) -> KernelVariant:
     """block_c: the channels a LayerNorm's program holds, which choose the kernel; 0 without a LayerNorm."""
     constexprs = {
         "KERNEL_SIZE": KERNEL_SIZE,
@@ -43,11 +44,9 @@ def _aot_variant(op_type: str, form: Form, given: str, block_c: int, tactic: int
         "IS_SCALED": form.is_scaled,
         "HAS_GELU": form.has_gelu,
     }
-    types = kernel_signature("fp32", form.has_norm, form.is_int8, given == "raw8")
+    types = kernel_signature("fp32", form.has_norm, form.is_int8)
     return KernelVariant(
-        name=f"{op_type}_{'fp32' if given == 'fp32' else given + '_fp32'}"
-        + (f"_c{block_c}" if form.has_norm else "")
-        + f"_t{tactic}",
+        name=f"{op_type}_fp32" + (f"_c{block_c}" if form.has_norm else "") + f"_t{tactic}",
         kernel="rmt_edge.ops.depthwise.kernels:depthwise_residual_kernel",
         signature=(*types.items(), *((name, "constexpr") for name in constexprs)),
         constexprs=tuple(constexprs.items()),

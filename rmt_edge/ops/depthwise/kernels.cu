@@ -2,7 +2,7 @@
 //
 //     y = GELU?(x) + residual,   out = y + bias + Σ_tap weight·shifted y,   norm = (out - mean) / std · g + e
 //
-// Reference: op.py. A thread has four channels of COLUMNS neighbouring columns, and goes down ROWS rows of them: weights
+// Reference: op.py. A thread has four channels of COLUMNS neighbouring columns, and goes down `rows` rows of them: weights
 // are converted once, and each row of inputs is read and converted once, for the three rows of outputs that it is part
 // of. All arithmetic is in float32, rounded once on the way out. Threads are counted through channels, then columns,
 // then rows of tiles, so that no thread is idle for a grid that is no multiple of a tile.
@@ -11,7 +11,7 @@
 // exchange mean and sum of squares of their channels (Chan, Golub and LeVeque, "Updating formulae and a pairwise
 // algorithm for computing sample variances", 1979), once a row of outputs.
 //
-// Compile-time: ROWS, COLUMNS, THREADS a block, LANES (0 without a LayerNorm), HAS_RESIDUAL, HAS_GELU, INPUT, OUT_INT8.
+// Compile-time: COLUMNS, THREADS a block, LANES (0 without a LayerNorm), HAS_RESIDUAL, HAS_GELU, INPUT, OUT_INT8.
 
 #define CHANNELS 4 // of a thread: 8 bytes in float16
 #define SPAN 3
@@ -190,6 +190,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) depthwise_residual_columns
     char* out, char* norm,
     // sizes
     int height, int width, int channels,
+    // output rows of a thread: a tactic
+    int rows,
     // float32; input_scale: what one step of INT8 stands for
     float epsilon, float input_scale, float output_scale)
 {
@@ -206,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) depthwise_residual_columns
     int const group = number % groups;
     int const tile = number / groups;
 #endif
-    int const first_row = tile / strips * ROWS;
+    int const first_row = tile / strips * rows;
     int const first_column = tile % strips * COLUMNS;
     int const channel = group * CHANNELS;
     long long const image = static_cast<long long>(blockIdx.y) * height * width * channels;
@@ -273,49 +275,64 @@ extern "C" __global__ void __launch_bounds__(THREADS) depthwise_residual_columns
     char* const out_at = out + first * (is_out_int8 ? 1 : 2);
     [[maybe_unused]] char* const norm_at = norm + first * (OUT_INT8 ? 1 : 2);
     u32 const row_elements = width * channels;
-    float sums[SPAN][COLUMNS][CHANNELS]; // of the output rows that the input row is part of, in turn
-#pragma unroll
-    for (int r = -1; r <= ROWS; ++r)
+    // Output rows that the input rows so far are part of: of `lower` the first one, of `upper` the first two.
+    float upper[COLUMNS][CHANNELS];
+    float lower[COLUMNS][CHANNELS];
+    float y[COLUMNS + 2][CHANNELS];
+    u32 const x_row = row_elements * element_bytes;
+    u32 const residual_row = row_elements * 2;
+    auto const read = [&](int r) // the input row first_row - 1 + r
     {
-        int const row = first_row + r;
-        bool const is_row = static_cast<u32>(row) < static_cast<u32>(height);
-        float y[COLUMNS + 2][CHANNELS];
+        bool const is_row = static_cast<u32>(first_row - 1 + r) < static_cast<u32>(height);
 #pragma unroll
         for (int i = 0; i < COLUMNS + 2; ++i)
         {
-            read_input(is_row && is_column[i], x_at[i] + static_cast<u64>(row_elements * element_bytes) * (r + 1),
-                residual_at[i] + static_cast<u64>(row_elements * 2) * (r + 1), scales, biases, step, y[i]);
+            read_input(is_row && is_column[i], x_at[i] + static_cast<u64>(x_row) * static_cast<u32>(r),
+                residual_at[i] + static_cast<u64>(residual_row) * static_cast<u32>(r), scales, biases, step, y[i]);
         }
+    };
+    // sums = before + the taps' row k over y.
+    auto const add = [&](int k, float const(&before)[COLUMNS][CHANNELS], float(&sums)[COLUMNS][CHANNELS])
+    {
 #pragma unroll
-        for (int k = 0; k < SPAN; ++k) // the output row r + 1 - k has this row at its taps' row k
+        for (int i = 0; i < COLUMNS; ++i)
         {
-            int const of = r + 1 - k;
-            if (of < 0 || of >= ROWS)
-            {
-                continue;
-            }
 #pragma unroll
-            for (int i = 0; i < COLUMNS; ++i)
+            for (int j = 0; j < CHANNELS; ++j)
             {
+                float sum = before[i][j];
 #pragma unroll
-                for (int j = 0; j < CHANNELS; ++j)
+                for (int l = 0; l < SPAN; ++l)
                 {
-                    float sum = k == 0 ? start[j] : sums[of % SPAN][i][j];
-#pragma unroll
-                    for (int l = 0; l < SPAN; ++l)
-                    {
-                        sum = fmaf(y[i + l][j], taps[SPAN * k + l][j], sum);
-                    }
-                    sums[of % SPAN][i][j] = sum;
+                    sum = fmaf(y[i + l][j], taps[SPAN * k + l][j], sum);
                 }
+                sums[i][j] = sum;
             }
         }
-        int const done = r - 1;
-        if (done < 0)
+    };
+    float starts[COLUMNS][CHANNELS];
+#pragma unroll
+    for (int i = 0; i < COLUMNS; ++i)
+    {
+#pragma unroll
+        for (int j = 0; j < CHANNELS; ++j)
         {
-            continue;
+            starts[i][j] = start[j];
         }
-        float(&result)[COLUMNS][CHANNELS] = sums[done % SPAN];
+    }
+    read(0);
+    add(0, starts, upper);
+    read(1);
+    add(1, upper, upper);
+    add(0, starts, lower);
+#pragma unroll 1
+    for (int done = 0; done < rows; ++done)
+    {
+        read(done + 2);
+        float result[COLUMNS][CHANNELS];
+        add(2, upper, result);
+        add(1, lower, upper);
+        add(0, starts, lower);
         bool const is_done = first_row + done < height && is_channel;
 #if HAS_NORM
         float mean[COLUMNS];
@@ -328,7 +345,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) depthwise_residual_columns
             bool const is_there = is_done && is_column[i + 1];
             u32 const out_size = is_out_int8 ? 1 : 2;
             write_outputs(is_there,
-                out_at + static_cast<u64>(row_elements * out_size) * (done + 1) + channels * out_size * (i + 1),
+                out_at + static_cast<u64>(row_elements * out_size) * static_cast<u32>(done + 1) + channels * out_size * (i + 1),
                 is_out_int8, inverse_scale, result[i]);
 #if HAS_NORM
             float normal[CHANNELS];
@@ -339,7 +356,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) depthwise_residual_columns
             }
             u32 const norm_size = OUT_INT8 ? 1 : 2;
             write_outputs(is_there,
-                norm_at + static_cast<u64>(row_elements * norm_size) * (done + 1) + channels * norm_size * (i + 1),
+                norm_at + static_cast<u64>(row_elements * norm_size) * static_cast<u32>(done + 1) + channels * norm_size * (i + 1),
                 OUT_INT8 != 0, inverse_scale, normal);
 #endif
         }
