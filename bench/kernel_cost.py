@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.ops.depthwise.onnx_function import OP_TYPES
+from rmt_edge.ops.depthwise.onnx_function import op_type_of
 from rmt_edge.plugin import build, cxx, load
 from tests.ptx.device import STREAM, Device, Launch
 from tests.ptx.memory import READ, WRITE, AddressMemory
@@ -114,8 +114,9 @@ def tensors_of(call: Call) -> tuple[str, dict[str, tuple[int, int] | None], tupl
         return "rmt_retention_launch", {
             "qkv": (b * l * 3 * c * HALF, READ), "sin": (l * d * HALF, READ), "cos": (l * d * HALF, READ),
             "lepe_weight": (c * LEPE_TAPS * HALF, READ), "lepe_bias": (c * HALF, READ), "decay": (n * FLOAT, READ),
+            "qkv_scale": None, "qkv_bias": None,
             "out": (b * l * c * last, WRITE), "workspace": (b * l * c * HALF, READ | WRITE),
-        }, (b, h, w, n, d, int(decomposed), FP16, scale)  # fmt: skip
+        }, (b, h, w, n, d, int(decomposed), FP16, ctypes.c_float(0), scale)  # fmt: skip
     b, h, w, c = call.shape
     has_residual, has_norm = call.form
     whole, row = b * h * w * c, (c * HALF, READ)
@@ -211,7 +212,7 @@ class Library:
             shapes = [(-1, h, w, 3 * c), (h * w, d), (h * w, d), (c, 1, 5, 5), (c,)]
         else:
             b, h, w, c = call.shape
-            name = next(x for x, form in OP_TYPES.items() if form == (*call.form, call.is_int8))
+            name = op_type_of(*call.form, call.is_int8)
             attributes = {"epsilon": 1e-6} if call.form[1] else {}
             shapes = [(-1, h, w, c), (3, 3, c), (c,)]
             shapes += [(-1, h, w, c)] * call.form[0] + [(c,), (c,)] * call.form[1]

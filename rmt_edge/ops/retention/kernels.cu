@@ -229,13 +229,14 @@ __device__ __forceinline__ void attend(Here const& here, int groups, u32 const (
     for (int e = 0; e < 2; ++e)
     {
         int const apart = here.g - 2 * here.t - e;
+        float const absent = 2 * here.t + e < groups ? 0.0F : NEVER;
         float const whole = static_cast<float>(PASS == WHOLE ? abs(apart) : R * apart);
 #pragma unroll
         for (int i = 0; i < 2 * R - 1; ++i)
         {
             float const rest = static_cast<float>(i - R + 1);
             float const distance = PASS == WHOLE ? whole + fabsf(rest) : fabsf(whole + rest);
-            bias[i][e] = 2 * here.t + e < groups ? here.decay * distance : NEVER;
+            bias[i][e] = fmaf(here.decay, distance, absent);
         }
     }
 #pragma unroll
