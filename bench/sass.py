@@ -4,7 +4,7 @@ Straight-line code counts once. A loop counts as often as the machine of tests/p
 it was assembled from: loops are matched in their order, and numbers that differ are an error. A predicated instruction
 counts whether its predicate holds or not: it takes its issue slot. A forward branch counts itself and, of the two ways,
 
-- what the PTX machine saw, if it is a branch of the PTX (again matched in order);
+- what the PTX machine saw, if it is a branch of the PTX (again matched in order; none in the SASS: both ways count);
 - the short way, if ptxas made it for a rare case (division, square root of odd numbers): code that CALLs.
 """
 
@@ -80,7 +80,7 @@ def narrow_loads(cubin: Path) -> int:
 
 @dataclass(frozen=True)
 class PtxFlow:
-    """Of a run of the PTX: how often each loop was gone round, and whether each forward branch was taken."""
+    """Of a run of the PTX: how often each loop was gone round when it was entered, and whether each forward branch was taken."""
 
     trips: tuple[int, ...]
     taken: tuple[bool, ...]
@@ -94,7 +94,8 @@ def flow_of(kernel: Kernel, visits: tuple[int, ...]) -> PtxFlow:
             continue
         to = kernel.labels[x.operands[0]]
         if to <= i:
-            trips.append(visits[to])
+            entered = max(1, visits[to - 1]) if to else 1  # by falling into it: an inner loop more than once
+            trips.append(visits[to] // entered)
         elif x.guard:
             taken.append(visits[i + 1] == 0)
     return PtxFlow(tuple(trips), tuple(taken))
@@ -113,14 +114,19 @@ def executed(rows: tuple[Row, ...], flow: PtxFlow) -> int:
         if i not in rare and row.guard and row.target is not None and row.target > row.address
         and not _skips(rows, index, i, rare)
     ]  # fmt: skip
-    taken = _matched(forward, flow.taken, "forward branches", rows)
+    if forward and len(forward) != len(flow.taken):  # of a branch to the end ptxas may make an exit
+        ends = [i for i, row in enumerate(rows) if i not in rare and row.guard and row.opcode == "EXIT"]
+        forward = sorted([*forward, *ends])
+    # Where ptxas made predicates or exits of all branches, both ways count.
+    taken = _matched(forward, flow.taken, "forward branches", rows) if forward else ()
     trips = _matched(back, flow.trips, "loops", rows)
     for i, is_taken in zip(forward, taken, strict=True):
-        skipped = range(i + 1, index[rows[i].target])
+        target = rows[i].target
+        skipped = range(i + 1, len(rows) if target is None else index[target])
         if is_taken:
             for j in skipped:
                 counts[j] = 0
-        else:  # what follows the other way, up to its exit or where both meet
+        elif target is not None:  # what follows the other way, up to its exit or where both meet
             end = next((j for j in skipped if rows[j].opcode == "EXIT" and not rows[j].guard), None)
             if end is not None:
                 for j in range(end + 1, len(rows)):

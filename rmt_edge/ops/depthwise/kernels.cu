@@ -182,7 +182,7 @@ __device__ __forceinline__ void moments(float const (&x)[COLUMNS][CHANNELS], boo
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS) depthwise_residual_columns(
+extern "C" __global__ void __launch_bounds__(THREADS, 1) depthwise_residual_columns(
     // inputs: x, residual (b, h, w, c); weight (3, 3, c); bias, norm_weight, norm_bias, x_scale, x_bias (c,)
     char const* x, char const* weight, char const* bias, char const* residual, char const* norm_weight,
     char const* norm_bias, char const* x_scale, char const* x_bias,

@@ -21,8 +21,8 @@ constexpr int32_t kNB_COLUMN_PARAMETERS = 17; // of the CUDA kernel
 constexpr int32_t kROWS[] = {2, 7, 14};
 constexpr int32_t kNB_ROW_TACTICS = 3;
 constexpr int32_t kCHANNELS_A_THREAD = 4; // CHANNELS of kernels.cu
-// Threads below which a large GPU is not filled: 132 SMs, H100's, with 512 threads each.
-constexpr int64_t kENOUGH_THREADS = 132 * 512;
+// Threads that fill a large GPU, if each has many loads under way: two warps a scheduler of 128 SMs. Guessed, not timed.
+constexpr int64_t kENOUGH_THREADS = 128 * 256;
 constexpr int32_t kNORM_BLOCKS[] = {64, 128, 256, 512, 1024}; // of ROW_TILES in ops/depthwise/kernels.py
 // What float16 rounds to neither 0 nor infinity: above 2^-25, below 65520.
 constexpr float kFLOAT16_ROUNDS_TO_ZERO = 0x1p-25F;

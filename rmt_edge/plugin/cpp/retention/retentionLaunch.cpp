@@ -303,7 +303,7 @@ int32_t defaultRetentionTactic(RetentionConfig const& config, RetentionSizes con
 
 std::string retentionConfigProblem(RetentionConfig const& config)
 {
-    if (!tilesOf(config).empty())
+    if (!tilesOf(config).empty() || !kernelNames(config, kLINES_TACTIC, passAt(config, kLINES_TACTIC, 0)).empty())
     {
         return {};
     }
@@ -323,6 +323,12 @@ std::string retentionSizesProblem(RetentionConfig const& config, RetentionSizes 
         return "batch " + std::to_string(sizes.batch) + ", grid " + std::to_string(sizes.height) + " x "
             + std::to_string(sizes.width) + ", " + std::to_string(sizes.nbHeads)
             + " heads is out of range. Note: all at least 1; one image of qkv below 2^31 elements.";
+    }
+    if (isKnown && retentionConfigProblem(config).empty() && retentionTactics(config, sizes).empty())
+    {
+        return "this library holds no kernel that takes raw products of head dim " + std::to_string(config.headDim)
+            + " on a grid of " + std::to_string(sizes.height) + " x " + std::to_string(sizes.width)
+            + ". Note: lines of 7, 14, ..., 56 tokens for head dim 16.";
     }
     return {};
 }
