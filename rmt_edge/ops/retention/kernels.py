@@ -116,9 +116,9 @@ def _lepe(
             inside = is_row & (x_tap >= 0) & (x_tap < w)
             v_row = (y_tap * w + x_tap)[:, None] * row_stride
             offset = v_row + columns[None, :]
-            v = _load_true(
-                v_ptr, offset, inside[:, None], v_scale_ptr, v_bias_ptr, channel, input_scale, IS_SCALED
-            ).to(tl.float32)
+            v = _load_true(v_ptr, offset, inside[:, None], v_scale_ptr, v_bias_ptr, channel, input_scale, IS_SCALED).to(
+                tl.float32
+            )
             weight = tl.load(weight_ptr + channel * (SIZE * SIZE) + row * SIZE + column).to(tl.float32)  # (HEAD_DIM,)
             total += v * weight[None, :]
     return total
