@@ -20,3 +20,21 @@ class KernelVariant:
     num_warps: int
     num_stages: int
     divisible_by_16: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CudaVariant:
+    """The same of a kernel in CUDA C++, which plugin/nvrtc.py compiles.
+
+    source: the file in ops/; symbol: its entry point; defines: its compile-time choices; parameters: how many it has;
+    shared_bytes: of dynamic shared memory, at most; tile and num_warps as above.
+    """
+
+    name: str
+    source: str
+    symbol: str
+    defines: tuple[tuple[str, int], ...]
+    parameters: int
+    shared_bytes: int
+    tile: tuple[int, ...]
+    num_warps: int

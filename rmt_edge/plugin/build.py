@@ -32,12 +32,14 @@ from triton.knobs import NvidiaTool
 from rmt_edge.artifact import sha256_of
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.ops.depthwise import aot as depthwise_aot
+from rmt_edge.ops.depthwise import cuda_variants as depthwise_cuda
 from rmt_edge.ops.depthwise.onnx_function import OP_TYPES as DEPTHWISE_OP_TYPES
-from rmt_edge.ops.kernel_variant import KernelVariant
+from rmt_edge.ops.kernel_variant import CudaVariant, KernelVariant
 from rmt_edge.ops.nms import kernels as nms_kernels
+from rmt_edge.ops.retention import cuda_variants as retention_cuda
 from rmt_edge.ops.retention import kernels as retention_kernels
 from rmt_edge.ops.roi_align import kernels as roi_align_kernels
-from rmt_edge.plugin import cxx
+from rmt_edge.plugin import cxx, nvrtc
 from rmt_edge.plugin.cxx import KernelImage
 from rmt_edge.plugin.load import PLUGIN_NAMESPACE, PLUGIN_VERSION, library_name
 from rmt_edge.plugin.trust import is_vouched_for, vouch_for
@@ -48,11 +50,12 @@ LOG = logging.getLogger(__name__)
 
 # Op types -> their kernels. The names are those of the ONNX node and of the plugin.
 OPS = {
-    ("Retention",): retention_kernels.aot_variants,
-    tuple(DEPTHWISE_OP_TYPES): depthwise_aot.aot_variants,
+    ("Retention",): lambda: [*retention_kernels.aot_variants(), *retention_cuda.aot_variants()],
+    tuple(DEPTHWISE_OP_TYPES): lambda: [*depthwise_aot.aot_variants(), *depthwise_cuda.aot_variants()],
     ("Nms",): nms_kernels.aot_variants,
     ("MultiLevelRoiAlign",): roi_align_kernels.aot_variants,
 }
+Variant = KernelVariant | CudaVariant
 
 # A100, A10 and RTX 30, Orin, L4 and RTX 40, H100, B200, Thor, RTX 50. SM 7.5 compiles too (--sm 75), but takes twice as
 # long per kernel as any other, so it is not built unless asked for.
@@ -60,6 +63,8 @@ DEFAULT_SMS = (80, 86, 87, 89, 90, 100, 110, 120)
 KNOWN_SMS = (75, *DEFAULT_SMS)
 FIRST_EXACT_SM = 90  # from there on Triton compiles for sm_90a and its kind, which no other SM runs
 CUDA_13_SMS = (110,)  # Thor has this number since CUDA 13.0; older assemblers know it as 101 or not at all
+# A cubin runs on later minor versions of its SM too, but for Orin's: CUDA C++ kernels come once for these.
+ONE_CUBIN_SMS = (80, 86, 89)
 # For these Triton writes the same PTX but for the line .target: it is made once and assembled for each (half the time).
 ONE_PTX_SMS = (80, 86, 87, 89)
 HIDDEN_PARAMETERS = 2  # Triton's global and profile scratch pointers
@@ -87,9 +92,13 @@ def _kernel_function(variant: KernelVariant) -> triton.runtime.JITFunction:
     return getattr(importlib.import_module(module), name)
 
 
-def _image_key(variant: KernelVariant, sm: int, assembler: NvidiaTool | None) -> str:
+def image_key(variant: Variant, sm: int, assembler: NvidiaTool | None) -> str:
     """What the compiled kernel depends on: its source and that of what it calls, its parameters, the compiler."""
-    parts = [_kernel_function(variant).cache_key, json.dumps(asdict(variant), sort_keys=True), str(sm)]
+    if isinstance(variant, CudaVariant):
+        source = "\n".join([nvrtc.source_of(variant), nvrtc.WHEEL, *nvrtc.OPTIONS])
+    else:
+        source = _kernel_function(variant).cache_key
+    parts = [source, json.dumps(asdict(variant), sort_keys=True), str(sm)]
     parts += [triton.__version__, assembler.version if assembler and sm in CUDA_13_SMS else ""]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
@@ -100,6 +109,22 @@ def _check_parameters(variant: KernelVariant, ptx: str, symbol: str) -> None:
     entry = ptx[ptx.index(f".entry {symbol}(") :]
     found = entry[: entry.index(")")].count(".param ")
     assert found == declared + HIDDEN_PARAMETERS, (variant.name, found, declared)
+
+
+def compile_cuda_variant(variant: CudaVariant, keys: dict[int, str], folder: Path, compiler: Path) -> None:
+    """As compile_variant, by NVRTC: one PTX for all SMs."""
+    ptx = nvrtc.ptx_of(variant, compiler)
+    entry = ptx[ptx.index(f".entry {variant.symbol}(") :]
+    found = entry[: entry.index(")")].count(".param ")
+    assert found == variant.parameters, (variant.name, found)
+    facts = {
+        "symbol": variant.symbol,
+        "shared_bytes": variant.shared_bytes,
+        "threads_per_block": 32 * variant.num_warps,
+    }
+    for sm, key in keys.items():
+        text = ptx.replace(f".target sm_{nvrtc.OLDEST_SM}\n", f".target sm_{sm}\n")
+        _keep(folder, key, facts, _assemble(text, sm), text)
 
 
 def _assemble(ptx: str, sm: int) -> bytes:
@@ -134,12 +159,17 @@ def compile_variant(variant: KernelVariant, keys: dict[int, str], folder: Path, 
     for sm, key in keys.items():
         ptx = compiled.asm["ptx"].replace(f".target sm_{first}\n", f".target sm_{sm}\n")
         cubin = compiled.asm["cubin"] if sm == first else _assemble(ptx, sm)
-        hashes = {}
-        for ending, content in (("cubin", cubin), ("ptx", ptx.encode())):
-            hashes[f"{ending}_sha256"] = hashlib.sha256(content).hexdigest()
-            with written_whole(folder / f"{key}.{ending}") as temporary:
-                temporary.write_bytes(content)
-        write_json(folder / f"{key}.json", {"facts": facts, **hashes})
+        _keep(folder, key, facts, cubin, ptx)
+
+
+def _keep(folder: Path, key: str, facts: dict[str, Any], cubin: bytes, ptx: str) -> None:
+    """Put a compiled kernel into the cache, the record of its hashes last: `_cached_facts` goes by it."""
+    hashes = {}
+    for ending, content in (("cubin", cubin), ("ptx", ptx.encode())):
+        hashes[f"{ending}_sha256"] = hashlib.sha256(content).hexdigest()
+        with written_whole(folder / f"{key}.{ending}") as temporary:
+            temporary.write_bytes(content)
+    write_json(folder / f"{key}.json", {"facts": facts, **hashes})
 
 
 def _cached_facts(folder: Path, key: str) -> dict[str, Any] | None:
@@ -152,25 +182,31 @@ def _cached_facts(folder: Path, key: str) -> dict[str, Any] | None:
         return None
 
 
-def compile_kernels(variants: list[KernelVariant], sms: list[int], cache: Path) -> tuple[list[KernelImage], str]:
+def compile_kernels(variants: list[Variant], sms: list[int], cache: Path) -> tuple[list[KernelImage], str]:
     """Cubins of all variants for all SMs, PTX for GPUs newer than those; and the hash of what they were made from."""
     assembler = find_cuda_13_assembler()
     folder = cache / "kernels"
     output_folder(folder)
-    keys = {(variant, sm): _image_key(variant, sm, assembler) for sm in sms for variant in variants}
-    missing: dict[
-        tuple[KernelVariant, int], dict[int, str]
-    ] = {}  # by variant and, of the SMs that share PTX, the first
+    keys = {
+        (variant, sm): image_key(variant, sm, assembler)
+        for sm in sms
+        for variant in variants
+        if not isinstance(variant, CudaVariant) or sm in cuda_sms(sms)
+    }
+    missing: dict[tuple[Variant, int], dict[int, str]] = {}  # by variant and, of the SMs that share PTX, the first
     for (variant, sm), key in keys.items():
         if _cached_facts(folder, key) is None:
-            family = ONE_PTX_SMS[0] if sm in ONE_PTX_SMS else sm
-            missing.setdefault((variant, family), {})[sm] = key
+            is_shared = isinstance(variant, CudaVariant) or sm in ONE_PTX_SMS
+            missing.setdefault((variant, ONE_PTX_SMS[0] if is_shared else sm), {})[sm] = key
+    compiler = nvrtc.find_nvrtc(cache) if any(isinstance(x, CudaVariant) for x, _ in missing) else cache
     with tempfile.TemporaryDirectory() as triton_cache:
         # Spawned, so that each worker reads its own environment; Triton keeps its own cache files in a folder of ours.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(cxx.workers(), context, _start_worker, (triton_cache,)) as pool:
             jobs = [
-                pool.submit(compile_variant, variant, of_sms, folder, assembler)
+                pool.submit(compile_cuda_variant, variant, of_sms, folder, compiler)
+                if isinstance(variant, CudaVariant)
+                else pool.submit(compile_variant, variant, of_sms, folder, assembler)
                 for (variant, _), of_sms in missing.items()
             ]
             for job in progress_bar(
@@ -190,6 +226,12 @@ def compile_kernels(variants: list[KernelVariant], sms: list[int], cache: Path) 
             images.append(KernelImage(is_ptx=True, is_exact=False, data=ptx, **common))
     made_from = "\n".join([*keys.values(), f"PTX of {ptx_sm}"])
     return images, hashlib.sha256(made_from.encode()).hexdigest()
+
+
+def cuda_sms(sms: list[int]) -> list[int]:
+    """Of these SMs, those that get a cubin of the kernels in CUDA C++; the others take that of an older one."""
+    shared = [sm for sm in sms if sm in ONE_CUBIN_SMS]
+    return [sm for sm in sms if sm not in shared or sm == min(shared)]
 
 
 def ptx_sm_of(sms: list[int]) -> int | None:

@@ -55,6 +55,7 @@ class Launch:
     threads_per_block: int
     shared_bytes: int
     executed: int  # instructions a thread
+    visits: tuple[int, ...] = ()  # how often a thread executed each instruction of the PTX
 
 
 class Device:
@@ -136,12 +137,13 @@ class Device:
                 raise GpuError(f"parameter {given.index(None)} of {kernel.name} is a null pointer")
             arguments = [ctypes.string_at(x, n) for x, (_, n) in zip(given, kernel.parameters, strict=True)]
             grid, threads = tuple(sizes[:3]), sizes[3] * sizes[4] * sizes[5]
+            visits: list[int] = []
             for blocks in self._chosen_blocks(grid):
                 executed = machine.launch(
-                    kernel, self.memory, arguments, grid, threads, shared_bytes, self.check_races, blocks
+                    kernel, self.memory, arguments, grid, threads, shared_bytes, self.check_races, blocks, visits
                 )
             image_hash = hashlib.sha256(text.encode()).hexdigest()
-            self.launches.append(Launch(image_hash, grid, threads, shared_bytes, executed))
+            self.launches.append(Launch(image_hash, grid, threads, shared_bytes, executed, tuple(visits)))
             return 0
         except Exception as error:
             self.error = error

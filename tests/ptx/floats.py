@@ -83,6 +83,16 @@ def square_root(x: np.ndarray) -> np.ndarray:
     return approximate(flushed(np.sqrt(flushed(x))))
 
 
+def reciprocal(x: np.ndarray) -> np.ndarray:
+    """rcp.approx.ftz.f32."""
+    return approximate(flushed(np.float32(1) / flushed(x)))
+
+
+def reciprocal_root(x: np.ndarray) -> np.ndarray:
+    """rsqrt.approx.ftz.f32."""
+    return approximate(flushed((1 / np.sqrt(flushed(x).astype(np.float64))).astype(np.float32)))
+
+
 def fused(t: Threads, o: tuple[str, ...]) -> None:
     t.write(o[0], fused_multiply_add(t.read(o[1], "f4"), t.read(o[2], "f4"), t.read(o[3], "f4")))
 
@@ -123,7 +133,10 @@ INSTRUCTIONS: dict[str, Handler] = {
     "fma.rn.f32": fused, "min.f32": binary(smaller, "f4"), "max.f32": binary(larger, "f4"),
     "div.full.f32": binary(full_range_quotient, "f4"), "div.rn.f32": binary(np.divide, "f4"),
     "ex2.approx.ftz.f32": unary(power_of_two, "f4"), "sqrt.approx.ftz.f32": unary(square_root, "f4"),
+    "rcp.approx.ftz.f32": unary(reciprocal, "f4"), "rsqrt.approx.ftz.f32": unary(reciprocal_root, "f4"),
+    "abs.f32": unary(np.abs, "f4"), "neg.f32": unary(np.negative, "f4"),
     "setp.leu.f32": binary(is_not_above, "f4"),
     "cvt.f32.f16": from_half, "cvt.rn.f16.f32": to_half, "cvt.rn.f16x2.f32": to_two_halves,
     "cvt.rzi.s16.f32": to_int16, "cvt.rn.f32.s32": from_integer("i4"), "cvt.rn.f32.u32": from_integer("u4"),
+    "cvt.rn.f32.s16": from_integer("i2"),
 }  # fmt: skip

@@ -45,6 +45,32 @@ def truncated_quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (np.abs(wide_x) // np.abs(wide_y) * np.sign(wide_x) * np.sign(wide_y)).astype(np.int32)
 
 
+def remainder(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x - y·(x / y towards zero), int32."""
+    return (x.astype(np.int64) - truncated_quotient(x, y).astype(np.int64) * y).astype(np.int32)
+
+
+def unsigned_quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if (y == 0).any():
+        raise GpuError("a division by zero")
+    return x // y
+
+
+def high_product(dtype: str, wide: str) -> Handler:
+    """mul.hi: the upper half of the whole product."""
+
+    def run(t: Threads, o: tuple[str, ...]) -> None:
+        product = t.read(o[1], dtype).astype(wide) * t.read(o[2], dtype).astype(wide)
+        t.write(o[0], (product >> np.asarray(32, wide)).astype(dtype))
+
+    return run
+
+
+def low_byte(t: Threads, o: tuple[str, ...]) -> None:
+    """cvt.s8.s32: the low byte, its sign extended to the 16 bits of the register."""
+    t.write(o[0], t.read(o[1], "i4").astype(np.int8).astype(np.int16))
+
+
 def shift_left(dtype: str) -> Handler:
     bits = 8 * np.dtype(dtype).itemsize
 
@@ -137,6 +163,12 @@ INSTRUCTIONS: dict[str, Handler] = {
     "mul.wide.u16": wide_product("u2", "u4"),
     "mad.wide.s32": wide_product("i4", "i8", True), "mad.wide.u32": wide_product("u4", "u8", True),
     "div.s32": binary(truncated_quotient, "i4"),
+    "div.u32": binary(unsigned_quotient, "u4"), "rem.s32": binary(remainder, "i4"),
+    "rem.u32": binary(lambda x, y: x - unsigned_quotient(x, y) * y, "u4"), "cvt.s8.s32": low_byte,
+    "mul.hi.s32": high_product("i4", "i8"), "mul.hi.u32": high_product("u4", "u8"), "min.s32": binary(np.minimum, "i4"),
+    "mov.f32": move("u4"), "mov.u64": move("u8"), "cvta.to.global.u64": move("u8"), "selp.u32": select("u4"),
+    "selp.b64": select("u8"), "setp.ge.s32": binary(np.greater_equal, "i4"), "setp.eq.s32": binary(np.equal, "i4"),
+    "setp.ne.s32": binary(np.not_equal, "i4"),
     "neg.s32": unary(np.negative, "i4"), "abs.s32": unary(np.abs, "i4"), "max.s32": binary(np.maximum, "i4"),
     "and.b16": binary(np.bitwise_and, "u2"), "and.b32": binary(np.bitwise_and, "u4"),
     "or.b16": binary(np.bitwise_or, "u2"), "or.b32": binary(np.bitwise_or, "u4"),

@@ -1,6 +1,6 @@
 """Executes PTX on host memory: blocks of a grid in lockstep, every instruction over all their threads at once in numpy.
 
-It knows what Triton 3.7.1 writes for the kernels of this project on SM 8.0 to 8.9 and 9.0, and refuses the rest by
+It knows what Triton 3.7.1, on SM 8.0 to 8.9 and 9.0, and NVRTC 12.8 write for the kernels of this project, and refuses the rest by
 name. What a GPU would stop at is a GpuError, and more is: see memory.py, shared.py and the opcodes' own files. A branch
 must be taken by all threads that run together or by none.
 
@@ -9,7 +9,7 @@ Not shown by it: what ptxas makes of the PTX, races in global memory, speed.
 
 import numpy as np
 
-from tests.ptx import comparisons, floats, integers, matrices, moves, parameters, reductions, warps
+from tests.ptx import comparisons, floats, integers, matrices, moves, packed, parameters, reductions, warps
 from tests.ptx.memory import AddressMemory, Memory
 from tests.ptx.parse import GpuError, Instruction, Kernel
 from tests.ptx.threads import Threads
@@ -19,7 +19,7 @@ LONGEST_RUN = 2_000_000  # instructions; no kernel of ours comes near
 BRANCHES = ("bra", "bra.uni", "ret")
 INSTRUCTIONS = {
     **integers.INSTRUCTIONS, **floats.INSTRUCTIONS, **moves.INSTRUCTIONS, **warps.INSTRUCTIONS, **matrices.INSTRUCTIONS,
-    **comparisons.INSTRUCTIONS, **reductions.INSTRUCTIONS, **parameters.INSTRUCTIONS,
+    **comparisons.INSTRUCTIONS, **reductions.INSTRUCTIONS, **parameters.INSTRUCTIONS, **packed.INSTRUCTIONS,
 }  # fmt: skip
 
 
@@ -39,10 +39,11 @@ def launch(
     shared_bytes: int,
     check_races: bool = True,
     blocks: range | None = None,
+    visits: list[int] | None = None,
 ) -> int:
     """Run the kernel. arguments: the bytes of each parameter; blocks: some of the grid's, for tests of addresses.
 
-    Returns the number of instructions that a thread executed.
+    Returns the number of instructions that a thread executed; visits, if given, becomes how often each one was.
     """
     check_known(kernel)
     if threads_per_block != kernel.threads_per_block:
@@ -55,19 +56,24 @@ def launch(
     for first in range(blocks.start, blocks.stop, at_once):
         count = min(at_once, blocks.stop - first)
         threads = Threads(kernel, memory, arguments, grid, shared_bytes, first, count, check_races)
-        executed = run(threads)
+        counts = [0] * len(kernel.instructions)
+        executed = run(threads, counts)
+        if visits is not None:
+            visits[:] = counts
     return executed
 
 
-def run(threads: Threads) -> int:
-    """Run the threads to their end. Returns the number of instructions executed."""
+def run(threads: Threads, visits: list[int] | None = None) -> int:
+    """Run the threads to their end. Returns the number of instructions executed; visits counts each one's."""
     kernel = threads.kernel
+    visits = [0] * len(kernel.instructions) if visits is None else visits
     handlers = [INSTRUCTIONS.get(x.opcode) for x in kernel.instructions]
     counter = 0
     with np.errstate(all="ignore"):
         for executed in range(1, LONGEST_RUN):
             instruction, handler = kernel.instructions[counter], handlers[counter]
             threads.text = instruction.text
+            visits[counter] += 1
             counter += 1
             if handler is None:
                 if not _is_taken(threads, instruction):

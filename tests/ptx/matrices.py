@@ -54,6 +54,26 @@ def multiply(t: Threads, o: tuple[str, ...]) -> None:
         t.write(register, result)
 
 
+def multiply_eight(t: Threads, o: tuple[str, ...]) -> None:
+    """mma.sync m16n8k8: the same with 8 columns of A and rows of B; A's registers hold the rows g and g + 8."""
+    t.need_all()
+    warps = t.count // WARP
+    left, right = np.empty((warps, 16, 8), np.float32), np.empty((warps, 8, 8), np.float32)
+    for i, register in enumerate(vector_elements(o[1])):
+        values = _halves(t, register, (warps,))
+        left[:, GROUP + 8 * i, 2 * IN_GROUP], left[:, GROUP + 8 * i, 2 * IN_GROUP + 1] = values[..., 0], values[..., 1]
+    (register,) = vector_elements(o[2])
+    values = _halves(t, register, (warps,))
+    right[:, 2 * IN_GROUP, GROUP], right[:, 2 * IN_GROUP + 1, GROUP] = values[..., 0], values[..., 1]
+    product = left @ right  # (warps, 16, 8)
+    results = []
+    for i, register in enumerate(vector_elements(o[3])):
+        part = product[:, GROUP + 8 * (i // 2), 2 * IN_GROUP + i % 2].reshape(-1)
+        results.append(part + t.read(register, "f4"))
+    for register, result in zip(vector_elements(o[0]), results, strict=True):
+        t.write(register, result)
+
+
 def _row_addresses(t: Threads, operand: str) -> np.ndarray:
     """Lane 8·i + r names row r of matrix i. (warps, 32)."""
     return t.shared_address(operand).reshape(-1, WARP)
@@ -160,6 +180,7 @@ def wait_for_matrices(t: Threads, o: tuple[str, ...]) -> None:
 _WGMMA = "wgmma.mma_async.sync.aligned.m64n{}k16.f32.f16.f16"
 INSTRUCTIONS: dict[str, Handler] = {
     "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32": multiply,
+    "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32": multiply_eight,
     "ldmatrix.sync.aligned.m8n8.x4.shared.b16": load_matrices(False),
     "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16": load_matrices(True),
     "stmatrix.sync.aligned.m8n8.x4.shared.b16": store_matrices,

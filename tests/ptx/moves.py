@@ -93,6 +93,12 @@ def wait_for_copies(t: Threads, o: tuple[str, ...]) -> None:
 
 INSTRUCTIONS: dict[str, Handler] = {
     "ld.param.b32": load_parameter(4), "ld.param.b64": load_parameter(8),
+    "ld.param.u32": load_parameter(4), "ld.param.f32": load_parameter(4), "ld.param.u64": load_parameter(8),
+    "ld.global.f32": load("global", "u4", 1), "ld.global.v2.b32": load("global", "u4", 2),
+    "ld.global.nc.b16": load("global", "u2", 1), "ld.global.nc.b32": load("global", "u4", 1),
+    "ld.global.nc.v2.b32": load("global", "u4", 2), "ld.global.nc.v4.b32": load("global", "u4", 4),
+    "st.global.b16": store("global", "u2", 1), "st.global.b32": store("global", "u4", 1),
+    "ld.shared.v4.u32": load("shared", "u4", 4), "st.shared.v4.u32": store("shared", "u4", 4),
     "ld.global.b16": load("global", "u2", 1), "ld.global.b32": load("global", "u4", 1),
     "ld.global.v4.b32": load("global", "u4", 4),
     "st.global.v2.b32": store("global", "u4", 2), "st.global.v4.b32": store("global", "u4", 4),

@@ -1,4 +1,4 @@
-"""Reads PTX as Triton 3.7.1 writes it: one kernel a module, one instruction a line.
+"""Reads PTX as Triton 3.7.1 and NVRTC 12.8 write it: one kernel a module, one instruction a line.
 
 Source: PTX ISA 8.7, "Syntax", https://docs.nvidia.com/cuda/parallel-thread-execution/
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 PARAMETER_BYTES = {"u64": 8, "b64": 8, "u32": 4, "b32": 4, "f32": 4}
-REGISTER_BYTES = {"pred": 1, "b16": 2, "b32": 4, "b64": 8}
+REGISTER_BYTES = {"pred": 1, "b16": 2, "b32": 4, "f32": 4, "b64": 8}
 SHARED_SYMBOL = "global_smem"  # the one shared array of Triton's kernels; it lies at shared address 0
 
 
@@ -53,7 +53,7 @@ def parse_kernel(ptx: str) -> Kernel:
     threads = re.search(r"\.reqntid (\d+)\s*$", ptx, re.M)
     if threads is None:
         raise GpuError(f"{name} does not say how many threads it is compiled for (.reqntid)")
-    registers = re.findall(r"\.reg \.(\w+)\s+(%\w+?)<\d+>;", ptx)
+    registers = re.findall(r"\.reg \.(\w+)\s+(%\w+?)(?:<\d+>)?;", ptx)
     instructions, labels = _parse_body(ptx[ptx.index("{", ptx.index(".reqntid")) :])
     return Kernel(
         name=name,

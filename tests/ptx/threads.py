@@ -108,7 +108,8 @@ class Threads:
     def shared_address(self, operand: str) -> np.ndarray:
         """Bytes from the start of the block's shared memory: int64, (n,)."""
         base, offset = address_parts(operand)
-        return np.broadcast_to(self.read(base, "i4").astype(np.int64) + offset, self.count)
+        is_wide = base[0] == "%" and self.size_of(base) == 8  # NVRTC's addresses have 64 bits in every space
+        return np.broadcast_to(self.read(base, "i8" if is_wide else "i4").astype(np.int64) + offset, self.count)
 
     def need_all(self) -> None:
         """For instructions that every thread of a warp or block must run."""

@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rmt_edge.errors import RmtEdgeError
+from rmt_edge.ops.product import check_product
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ DTYPES = {torch.float32: "fp32", torch.float16: "fp16"}
 # Declared divisible by 16 when compiling, required by the launcher: without it no load is wider than one element.
 DIVISIBLE_BY_16 = (
     "x_ptr", "weight_ptr", "bias_ptr", "residual_ptr", "norm_weight_ptr", "norm_bias_ptr",
-    "out_ptr", "norm_ptr", "channels",
+    "x_scale_ptr", "x_bias_ptr", "out_ptr", "norm_ptr", "channels",
 )  # fmt: skip
 CHANNEL_ALIGNMENT = 16
 MAX_GRID_Y = 65535  # CUDA C++ Programming Guide, technical specifications: y dimension of a grid
@@ -55,6 +56,7 @@ MAX_IMAGE_ELEMENTS = 2**30  # offsets within an image, overhanging tiles include
 
 # Adding 1.5·2^23 to a float32 below 2^22 leaves no bit for the fraction: the addition rounds it, half to even.
 _ROUNDER = tl.constexpr(12582912.0)
+SQRT_HALF = tl.constexpr(0.7071067811865476)
 
 
 @triton.jit
@@ -66,21 +68,22 @@ def _round_to_int8(x):
 
 @triton.jit
 def depthwise_residual_kernel(
-    # inputs: x, residual (b, h, w, c); weight (k, k, c); bias, norm_weight, norm_bias (c,)
-    x_ptr, weight_ptr, bias_ptr, residual_ptr, norm_weight_ptr, norm_bias_ptr,
+    # inputs: x, residual (b, h, w, c); weight (k, k, c); bias, norm_weight, norm_bias, x_scale, x_bias (c,)
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, norm_weight_ptr, norm_bias_ptr, x_scale_ptr, x_bias_ptr,
     # outputs (b, h, w, c)
     out_ptr, norm_ptr,
     # sizes, int32
     height, width, channels,
     # float32
-    epsilon, output_scale,
+    epsilon, output_scale, input_scale,
     # compile-time
     KERNEL_SIZE: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr, OUT_INT8: tl.constexpr,
+    IS_SCALED: tl.constexpr, HAS_GELU: tl.constexpr,
 ):  # fmt: skip
-    """y = x + residual;  out = y + bias + sum over taps of weight·shifted y;  norm = (out - mean) / std · g + e.
+    """y = GELU?(x) + residual;  out = y + bias + sum over taps of weight·shifted y;  norm = (out - mean) / std · g + e.
 
-    mean and std over the channels of a position, the biased std, with epsilon in it. OUT_INT8 quantises norm if there
+    IS_SCALED: x is input_scale?·x·x_scale + x_bias, the step if x is int8. mean and std over the channels of a position, the biased std, with epsilon in it. OUT_INT8 quantises norm if there
     is one, else out. All arithmetic is in float32 and rounded once on the way out: norm and the INT8 values come from
     the unrounded out. Grid: (tiles of channels and positions, channels fastest; b; 1).
 
@@ -105,6 +108,11 @@ def depthwise_residual_kernel(
     if HAS_RESIDUAL:
         residual_tile = residual_ptr + image + offset
 
+    if IS_SCALED:
+        scale = tl.load(x_scale_ptr + channel_tile, is_channel, other=0.0).to(tl.float32)
+        if x_ptr.dtype.element_ty == tl.int8:
+            scale *= tl.cast(tl.cast(input_scale, weight_ptr.dtype.element_ty), tl.float32)
+        x_bias = tl.load(x_bias_ptr + channel_tile, is_channel, other=0.0).to(tl.float32)
     acc = tl.load(bias_ptr + channel_tile, is_channel, other=0.0).to(tl.float32)
     for tap in tl.static_range(KERNEL_SIZE * KERNEL_SIZE):
         dy = tap // KERNEL_SIZE - KERNEL_SIZE // 2
@@ -113,6 +121,11 @@ def depthwise_residual_kernel(
         mask = is_tap[:, None] & is_channel
         shift = (dy * width + dx) * channels
         y = tl.load(x_tile + shift, mask, other=0.0).to(tl.float32)
+        if IS_SCALED:
+            y = y * scale + x_bias
+            if HAS_GELU:
+                y = 0.5 * y * (1.0 + tl.erf(y * SQRT_HALF))
+            y = tl.where(mask, y, 0.0)
         if HAS_RESIDUAL:
             y += tl.load(residual_tile + shift, mask, other=0.0).to(tl.float32)
         acc += y * tl.load(weight_tile + tap * channels, is_channel, other=0.0).to(tl.float32)
@@ -121,7 +134,7 @@ def depthwise_residual_kernel(
 
     is_inside = ((row < height) & (column < width))[:, None] & is_channel
     if OUT_INT8:  # the scale as the graph holds it, in x's type
-        inverse_scale = 1.0 / tl.cast(tl.cast(output_scale, x_ptr.dtype.element_ty), tl.float32)
+        inverse_scale = 1.0 / tl.cast(tl.cast(output_scale, weight_ptr.dtype.element_ty), tl.float32)
     if OUT_INT8 and not HAS_NORM:
         tl.store(out_ptr + image + offset, _round_to_int8(acc * inverse_scale), is_inside)
     else:
@@ -139,13 +152,15 @@ def depthwise_residual_kernel(
             tl.store(norm_ptr + image + offset, norm, is_inside)
 
 
-def kernel_signature(dtype: str, has_norm: bool, out_int8: bool) -> dict[str, str]:
+def kernel_signature(dtype: str, has_norm: bool, out_int8: bool, x_int8: bool = False) -> dict[str, str]:
     """Types of the kernel's run-time parameters, in order, for `triton.compiler.ASTSource`. dtype: fp32 or fp16."""
     types = dict.fromkeys(DIVISIBLE_BY_16[:-1], f"*{dtype}")
     if out_int8:
         types["norm_ptr" if has_norm else "out_ptr"] = "*i8"
+    if x_int8:
+        types["x_ptr"] = "*i8"
     sizes = dict.fromkeys(("height", "width", "channels"), "i32")
-    return types | sizes | dict.fromkeys(("epsilon", "output_scale"), "fp32")
+    return types | sizes | dict.fromkeys(("epsilon", "output_scale", "input_scale"), "fp32")
 
 
 def tiles_for(channels: int, has_norm: bool) -> tuple[Tile, ...]:
@@ -174,12 +189,19 @@ def launch(
     epsilon: float = 1e-6,
     output_scale: float = 0.0,
     tile: Tile | None = None,
+    x_scale: Tensor | None = None,
+    x_bias: Tensor | None = None,
+    input_scale: float = 0.0,
+    has_gelu: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """depthwise_residual of op.py, or with norm_weight and norm_bias depthwise_residual_norm, by the kernel.
 
-    Shapes as there, all contiguous and of one type, float32 or float16. tile: one of tiles_for, else the first of them.
+    Shapes as there, all contiguous and of one type, float32 or float16, but for an x of int8. tile: one of tiles_for, else the first of them.
     Returns out and norm, None without one; the last of them INT8 if output_scale is not 0.
     """
+    check_product(x, x_scale, x_bias, input_scale, "x")
+    if has_gelu and x_scale is None:
+        raise RmtEdgeError("A GELU of what is no raw product.", "the kernel takes one after scale and bias alone.")
     _check_arguments(x, weight, bias, residual, norm_weight, norm_bias, output_scale)
     b, h, w, c = x.shape
     has_norm, out_int8 = norm_weight is not None, output_scale > 0
@@ -190,9 +212,9 @@ def launch(
         raise RmtEdgeError(
             f"x is on {x.device}.", "the kernel runs on an NVIDIA GPU, or anywhere under TRITON_INTERPRET=1."
         )
-    out = torch.empty_like(x, dtype=torch.int8 if out_int8 and not has_norm else x.dtype)
-    norm = torch.empty_like(x, dtype=torch.int8 if out_int8 else x.dtype) if has_norm else None
-    absent = x
+    out = torch.empty_like(x, dtype=torch.int8 if out_int8 and not has_norm else weight.dtype)
+    norm = torch.empty_like(x, dtype=torch.int8 if out_int8 else weight.dtype) if has_norm else None
+    absent = weight
     depthwise_residual_kernel[launch_grid(b, h, w, c, tile)](
         x,
         weight,
@@ -200,6 +222,8 @@ def launch(
         absent if residual is None else residual,
         norm_weight if has_norm else absent,
         norm_bias if has_norm else absent,
+        absent if x_scale is None else x_scale,
+        absent if x_bias is None else x_bias,
         out,
         norm if has_norm else absent,
         h,
@@ -207,6 +231,7 @@ def launch(
         c,
         float(epsilon),
         float(output_scale),
+        float(input_scale),
         KERNEL_SIZE=weight.shape[0],
         BLOCK_H=tile.block_h,
         BLOCK_W=tile.block_w,
@@ -214,6 +239,8 @@ def launch(
         HAS_RESIDUAL=residual is not None,
         HAS_NORM=has_norm,
         OUT_INT8=out_int8,
+        IS_SCALED=x_scale is not None,
+        HAS_GELU=has_gelu,
         num_warps=tile.num_warps,
     )
     return out, norm
@@ -229,7 +256,8 @@ def _check_arguments(
     output_scale: float,
 ) -> None:
     """Refuse what the kernel cannot do."""
-    if x.dtype not in DTYPES:
+    element = weight.dtype if x.dtype == torch.int8 else x.dtype
+    if element not in DTYPES:
         raise RmtEdgeError(f"x is {x.dtype}.", f"the kernel takes {' or '.join(map(str, DTYPES))}.")
     if x.dim() != 4 or x.numel() == 0:
         raise RmtEdgeError(f"x has the shape {tuple(x.shape)}.", "it is (b, h, w, c), none of them 0.")
@@ -252,7 +280,7 @@ def _check_arguments(
             continue
         if tuple(tensor.shape) != shape:
             raise RmtEdgeError(f"{name} has the shape {tuple(tensor.shape)}.", f"for x {(b, h, w, c)} it is {shape}.")
-        if tensor.dtype != x.dtype or tensor.device != x.device:
+        if tensor.dtype != (x.dtype if tensor is x else element) or tensor.device != x.device:
             raise RmtEdgeError(
                 f"{name} is {tensor.dtype} on {tensor.device}.", f"x is {x.dtype} on {x.device}; all are alike."
             )
@@ -264,5 +292,5 @@ def _check_arguments(
         )
     if not (math.isfinite(output_scale) and output_scale >= 0):
         raise RmtEdgeError(f"output_scale is {output_scale}.", "0 means none, an INT8 scale is positive.")
-    if output_scale > 0 and not 0 < torch.tensor(output_scale, dtype=x.dtype).item() < math.inf:
-        raise RmtEdgeError(f"output_scale {output_scale} is 0 or infinite in {x.dtype}.", "the graph holds it so.")
+    if output_scale > 0 and not 0 < torch.tensor(output_scale, dtype=element).item() < math.inf:
+        raise RmtEdgeError(f"output_scale {output_scale} is 0 or infinite in {element}.", "the graph holds it so.")

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.ops.kernel_variant import KernelVariant
+from rmt_edge.ops.product import check_product
 
-HEAD_DIMS = (16, 32)  # every public variant: 16 in stage 1 of most, 32 elsewhere
+MIN_HEAD_DIM = 16
+HEAD_DIMS = (MIN_HEAD_DIM, 32)  # every public variant: 16 in stage 1 of most, 32 elsewhere
 LEPE_SIZE = 5  # LePE is a 5x5 convolution in every public variant; the plugin library is compiled for it
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)  # exp(x) = 2^(x·log2 e)
 ROUND_TO_INTEGER: tl.constexpr = tl.constexpr(12582912.0)  # 1.5·2^23: adding it leaves no fraction bits in float32
@@ -50,11 +52,13 @@ TACTICS = {
 }
 # float32 runs on the plain FMA units whatever the tile is, so one tactic is enough and the library stays small.
 FORM_TACTICS = {
-    (True, torch.float16): (1, 2, 3),
-    (False, torch.float16): (4, 3, 5),
+    (True, torch.float16): (2, 3),
+    (False, torch.float16): (4, 3),
     (True, torch.float32): (2,),
     (False, torch.float32): (2,),
 }
+# Of raw products, which are float16 in the library: what the CUDA kernels do not take (cuda_variants.py).
+RAW_TACTICS = {True: 2, False: 3}
 
 
 @triton.jit
@@ -67,18 +71,39 @@ def _theta_shift(x, sin, cos):
 
 
 @triton.jit
-def _load_shifted(x_ptr, sin_ptr, cos_ptr, position, row_stride, valid, columns, HEAD_DIM: tl.constexpr):
+def _load_true(x_ptr, offset, mask, scale_ptr, bias_ptr, channel, input_scale, IS_SCALED: tl.constexpr):
+    """True values of qkv: with IS_SCALED what ops/product.py does, zeros beyond the mask. (rows, HEAD_DIM).
+
+    channel: those of the columns, in qkv; input_scale: the step of an int8 qkv, else 1.
+    """
+    x = tl.load(x_ptr + offset, mask=mask, other=0.0)
+    if IS_SCALED:
+        scale = tl.load(scale_ptr + channel).to(tl.float32) * input_scale  # (HEAD_DIM,)
+        bias = tl.load(bias_ptr + channel).to(tl.float32)
+        x = tl.where(mask, x.to(tl.float32) * scale[None, :] + bias[None, :], 0.0)
+    return x
+
+
+@triton.jit
+def _load_shifted(
+    x_ptr, sin_ptr, cos_ptr, position, row_stride, valid, columns, scale_ptr, bias_ptr, channel, input_scale,
+    HEAD_DIM: tl.constexpr, IS_SCALED: tl.constexpr,
+):  # fmt: skip
     """θ(x) of the tokens at `position`, float32. (rows, HEAD_DIM)."""
     mask = valid[:, None]
     table = position[:, None] * HEAD_DIM + columns[None, :]
-    x = tl.load(x_ptr + position[:, None] * row_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    offset = position[:, None] * row_stride + columns[None, :]
+    x = _load_true(x_ptr, offset, mask, scale_ptr, bias_ptr, channel, input_scale, IS_SCALED).to(tl.float32)
     sin = tl.load(sin_ptr + table, mask=mask, other=0.0).to(tl.float32)
     cos = tl.load(cos_ptr + table, mask=mask, other=0.0).to(tl.float32)
     return _theta_shift(x, sin, cos)
 
 
 @triton.jit
-def _lepe(v_ptr, weight_ptr, bias_ptr, y, x, valid, columns, channel, row_stride, h, w, SIZE: tl.constexpr):
+def _lepe(
+    v_ptr, weight_ptr, bias_ptr, y, x, valid, columns, channel, row_stride, h, w, v_scale_ptr, v_bias_ptr, input_scale,
+    SIZE: tl.constexpr, IS_SCALED: tl.constexpr,
+):  # fmt: skip
     """Depthwise SIZE x SIZE convolution of v at the tokens (y, x), zeros around the grid. (rows, HEAD_DIM), float32."""
     bias = tl.load(bias_ptr + channel).to(tl.float32)  # (HEAD_DIM,)
     total = tl.full((y.shape[0], columns.shape[0]), 0.0, dtype=tl.float32) + bias[None, :]
@@ -90,7 +115,10 @@ def _lepe(v_ptr, weight_ptr, bias_ptr, y, x, valid, columns, channel, row_stride
             x_tap = x + (column - SIZE // 2)
             inside = is_row & (x_tap >= 0) & (x_tap < w)
             v_row = (y_tap * w + x_tap)[:, None] * row_stride
-            v = tl.load(v_ptr + v_row + columns[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
+            offset = v_row + columns[None, :]
+            v = _load_true(v_ptr, offset, inside[:, None], v_scale_ptr, v_bias_ptr, channel, input_scale, IS_SCALED).to(
+                tl.float32
+            )
             weight = tl.load(weight_ptr + channel * (SIZE * SIZE) + row * SIZE + column).to(tl.float32)  # (HEAD_DIM,)
             total += v * weight[None, :]
     return total
@@ -113,10 +141,14 @@ def retention_kernel(
     decay_ptr,  # (n,), float32
     lepe_weight_ptr,  # (c, 1, k, k)
     lepe_bias_ptr,  # (c,)
+    qkv_scale_ptr,  # (3c,), of a raw product, as is the next
+    qkv_bias_ptr,
     out_ptr,  # (b, h, w, c), where output_scale is 0
     out_int8_ptr,  # (b, h, w, c), where it is not: one kernel writes either, the library holds half as many
+    # what one INT8 step stands for
+    input_scale,
+    output_scale,
     # sizes
-    output_scale,  # what one INT8 step stands for
     h,
     w,
     num_heads,
@@ -126,6 +158,7 @@ def retention_kernel(
     LEPE: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    IS_SCALED: tl.constexpr,
 ):
     """out_i = Σ_j softmax_j(θ(q_i)·θ(k_j) + decay·distance(i, j)) v_j, plus LePE(v)_i unless this is the W pass.
 
@@ -169,13 +202,19 @@ def retention_kernel(
     else:
         v_ptr = qkv_ptr + 2 * c
         v_stride = row_stride
-    element = qkv_ptr.dtype.element_ty
+    element = sin_ptr.dtype.element_ty
+    input_step = 1.0
+    if qkv_ptr.dtype.element_ty == tl.int8:  # as the graph holds it
+        input_step = tl.cast(tl.cast(input_scale, element), tl.float32)
     decay = tl.load(decay_ptr + head) * LOG2_E
 
     query = tile * QUERIES + tl.arange(0, QUERIES)
     is_query = query < length
     position = start + query * step
-    q = _load_shifted(qkv_ptr, sin_ptr, cos_ptr, position, row_stride, is_query, columns, HEAD_DIM).to(element)
+    q = _load_shifted(
+        qkv_ptr, sin_ptr, cos_ptr, position, row_stride, is_query, columns, qkv_scale_ptr, qkv_bias_ptr, channel,
+        input_step, HEAD_DIM, IS_SCALED,
+    ).to(element)  # fmt: skip
 
     maximum = tl.full((QUERIES,), float("-inf"), dtype=tl.float32)
     total = tl.full((QUERIES,), 0.0, dtype=tl.float32)
@@ -184,8 +223,15 @@ def retention_kernel(
         key = first_key + tl.arange(0, KEYS)
         is_key = key < length
         key_position = start + key * step
-        k = _load_shifted(qkv_ptr + c, sin_ptr, cos_ptr, key_position, row_stride, is_key, columns, HEAD_DIM)
-        v = tl.load(v_ptr + key_position[:, None] * v_stride + columns[None, :], mask=is_key[:, None], other=0.0)
+        k = _load_shifted(
+            qkv_ptr + c, sin_ptr, cos_ptr, key_position, row_stride, is_key, columns, qkv_scale_ptr, qkv_bias_ptr,
+            c + channel, input_step, HEAD_DIM, IS_SCALED,
+        )  # fmt: skip
+        v_offset = key_position[:, None] * v_stride + columns[None, :]
+        v = _load_true(
+            v_ptr, v_offset, is_key[:, None], qkv_scale_ptr, qkv_bias_ptr, 2 * c + channel, input_step,
+            IS_SCALED and PASS != H_PASS,
+        ).to(element)  # fmt: skip
         if PASS == WHOLE:
             distance = tl.abs(query[:, None] // w - key[None, :] // w) + tl.abs(query[:, None] % w - key[None, :] % w)
         else:
@@ -203,7 +249,8 @@ def retention_kernel(
     if PASS != W_PASS:
         out += _lepe(
             qkv_ptr + 2 * c, lepe_weight_ptr, lepe_bias_ptr, position // w, position % w, is_query, columns, channel,
-            row_stride, h, w, LEPE,
+            row_stride, h, w, qkv_scale_ptr + 2 * c, qkv_bias_ptr + 2 * c, input_step,
+            LEPE, IS_SCALED,
         )  # fmt: skip
     offset = image * (h * w) * c + position[:, None] * c + channel[None, :]  # (QUERIES, HEAD_DIM)
     if PASS == W_PASS:
@@ -226,7 +273,8 @@ def _check_launch(
     """Refuse what the kernel cannot do, with the numbers."""
     if qkv.dim() != 4 or qkv.shape[3] % 3 or qkv.numel() == 0:
         raise RmtEdgeError(f"qkv has shape {tuple(qkv.shape)}.", "expected (b, h, w, 3c), none of them 0.")
-    if qkv.dtype not in (torch.float32, torch.float16):
+    element = sin.dtype if qkv.dtype == torch.int8 else qkv.dtype
+    if element not in (torch.float32, torch.float16):
         raise RmtEdgeError(f"Element type {qkv.dtype} unsupported.", "supported: torch.float32, torch.float16.")
     _, h, w, c3 = qkv.shape
     c, l = c3 // 3, h * w
@@ -243,10 +291,10 @@ def _check_launch(
     wanted = {"sin": (sin, (l, d)), "cos": (cos, (l, d)), "lepe_weight": (lepe_weight, (c, 1, size, size)),
               "lepe_bias": (lepe_bias, (c,))}  # fmt: skip
     for name, (x, shape) in wanted.items():
-        if tuple(x.shape) != shape or x.dtype != qkv.dtype or x.device != qkv.device:
+        if tuple(x.shape) != shape or x.dtype != element or x.device != qkv.device:
             raise RmtEdgeError(
                 f"{name} is {tuple(x.shape)}, {x.dtype}, on {x.device}.",
-                f"expected {shape}, {qkv.dtype}, on {qkv.device}, as qkv.",
+                f"expected {shape}, {element}, on {qkv.device}, as qkv.",
             )
     if l * c3 >= 2**31:
         raise RmtEdgeError(
@@ -270,12 +318,16 @@ def launch_retention(
     decomposed: bool,
     output_scale: float = 0.0,
     tactic: int = 0,
+    qkv_scale: Tensor | None = None,
+    qkv_bias: Tensor | None = None,
+    input_scale: float = 0.0,
 ) -> Tensor:
     """ops/retention/op.py's `retention` by the kernel; no gradient.
 
-    Tensors as there, float32 or float16, on one device. output_scale: above 0, the result is INT8 in steps of it.
+    Tensors as there, float32 or float16 but for a qkv of int8, on one device. output_scale: above 0, the result is INT8 in steps of it.
     tactic: a key of TACTICS, 0 chooses by line length. Returns (b, h, w, c).
     """
+    check_product(qkv, qkv_scale, qkv_bias, input_scale, "qkv")
     _check_launch(qkv, sin, cos, lepe_weight, lepe_bias, num_heads, decay)
     if tactic and tactic not in TACTICS:
         raise RmtEdgeError(f"Unknown tactic {tactic}.", f"there are {', '.join(map(str, TACTICS))}; 0 chooses.")
@@ -284,37 +336,47 @@ def launch_retention(
     tensors = [x.contiguous() for x in (qkv, sin, cos, lepe_weight, lepe_bias)]
     b, h, w, c3 = qkv.shape
     c = c3 // 3
-    out = qkv.new_empty((b, h, w, c), dtype=torch.int8 if output_scale else qkv.dtype)
-    # The W pass's output keeps the element type of qkv: half the traffic in float16, the H pass's product takes that
+    is_scaled = qkv_scale is not None
+    vectors = [sin if x is None else x.contiguous() for x in (qkv_scale, qkv_bias)]  # absent ones are not read
+    out = qkv.new_empty((b, h, w, c), dtype=torch.int8 if output_scale else sin.dtype)
+    # The W pass's output keeps the element type of the tables: half the traffic in float16, the H pass's product takes that
     # type anyway, and the reference rounds there too.
-    w_out = qkv.new_empty((b, h, w, c) if decomposed else (1,))
+    w_out = qkv.new_empty((b, h, w, c) if decomposed else (1,), dtype=sin.dtype)
     decay_tensor = _decay_on(qkv.device, tuple(decay))
     passes = {"w": (h, w, w_out), "h": (w, h, out)} if decomposed else {"whole": (1, h * w, out)}
     for name, (lines, length, target) in passes.items():
-        tile = TACTICS[tactic or default_tactic(FORM_TACTICS[bool(decomposed), qkv.dtype], length)]
+        tile = TACTICS[tactic or default_tactic(FORM_TACTICS[bool(decomposed), sin.dtype], length)]
         float_out, int8_out = (w_out, target) if target.dtype == torch.int8 else (target, target)
         programs = b * lines * triton.cdiv(length, tile.queries) * num_heads
         retention_kernel[(programs,)](
-            tensors[0], w_out, tensors[1], tensors[2], decay_tensor, tensors[3], tensors[4], float_out, int8_out,
-            float(output_scale), h, w, num_heads,
+            tensors[0], w_out, tensors[1], tensors[2], decay_tensor, tensors[3], tensors[4], *vectors, float_out, int8_out,
+            float(input_scale), float(output_scale), h, w, num_heads,
             PASS=PASSES[name], HEAD_DIM=c // num_heads, LEPE=lepe_weight.shape[-1], QUERIES=tile.queries,
-            KEYS=tile.keys, num_warps=tile.num_warps, num_stages=tile.num_stages,
+            KEYS=tile.keys, IS_SCALED=is_scaled, num_warps=tile.num_warps, num_stages=tile.num_stages,
         )  # fmt: skip
     return out
 
 
 def aot_variants() -> list[KernelVariant]:
-    """Every kernel that the plugin library carries; retentionLaunch.cpp in plugin/cpp/ asks for them by name."""
+    """Every kernel that the plugin library carries; retentionLaunch.cpp in plugin/cpp/ asks for them by name.
+
+    In float16 they are for lines that the CUDA kernels do not take (cuda_variants.py).
+    """
     variants = []
     types = {torch.float16: "fp16", torch.float32: "fp32"}
     for (decomposed, dtype), tactics in FORM_TACTICS.items():
         for name in ("w", "h") if decomposed else ("whole",):
             for d in HEAD_DIMS:
                 variants += [_aot_variant(name, d, types[dtype], tactic) for tactic in tactics]
+                # Of int8 with a head dim of 16 the CUDA kernels alone: this kernel is wrong there, compiled (Triton
+                # 3.7.1), though right in the interpreter.
+                for given in ("raw", "raw8")[: 1 + (d > MIN_HEAD_DIM)] if dtype == torch.float16 else ():
+                    variants.append(_aot_variant(name, d, types[dtype], RAW_TACTICS[decomposed], given))
     return variants
 
 
-def _aot_variant(pass_name: str, d: int, dtype: str, tactic: int) -> KernelVariant:
+def _aot_variant(pass_name: str, d: int, dtype: str, tactic: int, given: str = "") -> KernelVariant:
+    """given: empty for true values, else "raw" or, in int8, "raw8"."""
     tile = TACTICS[tactic]
     constexprs = {
         "PASS": PASSES[pass_name],
@@ -322,14 +384,16 @@ def _aot_variant(pass_name: str, d: int, dtype: str, tactic: int) -> KernelVaria
         "LEPE": LEPE_SIZE,
         "QUERIES": tile.queries,
         "KEYS": tile.keys,
+        "IS_SCALED": bool(given),
     }
-    types = {"decay_ptr": "*fp32", "out_int8_ptr": "*i8", "output_scale": "fp32"}
+    types = {"decay_ptr": "*fp32", "out_int8_ptr": "*i8", "input_scale": "fp32", "output_scale": "fp32"}
+    types |= {"qkv_ptr": "*i8"} if given == "raw8" else {}
     signature = [
         (x, "constexpr" if x in constexprs else types.get(x, f"*{dtype}" if x.endswith("_ptr") else "i32"))
         for x in retention_kernel.arg_names
     ]
     return KernelVariant(
-        name=f"retention_{pass_name}_d{d}_{dtype}_t{tactic}",
+        name=f"retention_{pass_name}_d{d}_" + (f"{given}_" if given else "") + f"{dtype}_t{tactic}",
         kernel="rmt_edge.ops.retention.kernels:retention_kernel",
         signature=tuple(signature),
         constexprs=tuple(constexprs.items()),

@@ -170,7 +170,7 @@ void forgetKernels(CUcontext context) noexcept
 }
 
 int32_t launchKernel(LoadedKernel const& kernel, int64_t nbBlocks, int32_t nbBlocksY, void** parameters,
-    int32_t nbParameters, CUstream stream) noexcept
+    int32_t nbParameters, CUstream stream, int32_t sharedBytes) noexcept
 {
     CudaDriver const* const driver = cudaDriver();
     if (driver == nullptr || kernel.function == nullptr || nbParameters + kNB_HIDDEN_PARAMETERS > kMAX_PARAMETERS)
@@ -192,7 +192,7 @@ int32_t launchKernel(LoadedKernel const& kernel, int64_t nbBlocks, int32_t nbBlo
     EmbeddedKernel const& embedded = *kernel.embedded;
     CUresult const result = driver->launchKernel(kernel.function, static_cast<unsigned int>(nbBlocks),
         static_cast<unsigned int>(nbBlocksY), 1U, static_cast<unsigned int>(embedded.threadsPerBlock), 1U, 1U,
-        static_cast<unsigned int>(embedded.sharedBytes), stream, all.data(), nullptr);
+        static_cast<unsigned int>(sharedBytes < 0 ? embedded.sharedBytes : sharedBytes), stream, all.data(), nullptr);
     if (result != CUDA_SUCCESS)
     {
         return reportError(cudaMessage(std::string{"cannot launch kernel "} + embedded.name, result));

@@ -34,8 +34,9 @@ void forgetKernels(CUcontext context) noexcept;
 //! \brief Launch nbBlocks by nbBlocksY blocks on the stream. No allocation, no synchronisation.
 //!
 //! \param parameters Pointers to the declared parameters, in order. Triton's two hidden ones are added here.
+//! \param sharedBytes Dynamic shared memory of a block; -1: what the kernel was compiled for, its most.
 int32_t launchKernel(LoadedKernel const& kernel, int64_t nbBlocks, int32_t nbBlocksY, void** parameters,
-    int32_t nbParameters, CUstream stream) noexcept;
+    int32_t nbParameters, CUstream stream, int32_t sharedBytes = -1) noexcept;
 
 } // namespace rmt_edge
 

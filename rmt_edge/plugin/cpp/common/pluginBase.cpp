@@ -30,6 +30,7 @@ PluginBase::PluginBase(char const* op, PluginTensors tensors, int32_t elementTyp
     : mOp{op}
     , mTensors{std::move(tensors)}
     , mElementType{elementType}
+    , mNbInputs{size32(mTensors.inputs.size()) - mTensors.nbOptional}
     , mLoadedType{kUNKNOWN_TYPE}
 {
 }
@@ -60,7 +61,7 @@ int32_t PluginBase::takeTypes(std::vector<DataType> const& types)
     {
         return kFAILURE;
     }
-    mElementType = elementTypeOf(types[0]);
+    mElementType = elementTypeOf(types[elementInput(mTensors)]);
     mTypes = types;
     return check(elementTypeProblem(mElementType));
 }
@@ -82,6 +83,7 @@ IPluginV3* PluginBase::clone() noexcept
         [this]() -> IPluginV3*
         {
             std::unique_ptr<PluginBase> copy = remake();
+            copy->mNbInputs = mNbInputs;
             copy->mTactic = mTactic;
             copy->mTacticIds = mTacticIds;
             copy->mTypes = mTypes;
@@ -115,13 +117,14 @@ int32_t PluginBase::configurePlugin(DynamicPluginTensorDesc const* in, int32_t n
             {
                 return kFAILURE;
             }
+            mNbInputs = nbInputs;
             std::vector<DataType> types;
             std::transform(in, in + nbInputs, std::back_inserter(types),
                 [](DynamicPluginTensorDesc const& desc) { return desc.desc.type; });
             // The largest shapes first, for the limits of the kernels.
-            std::vector<Dims> const best = shapesOf(in, mTensors.inputs.size(), &DynamicPluginTensorDesc::opt);
+            std::vector<Dims> const best = shapesOf(in, static_cast<size_t>(nbInputs), &DynamicPluginTensorDesc::opt);
             if (takeTypes(types) != kSUCCESS
-                || check(shapesProblem(shapesOf(in, mTensors.inputs.size(), &DynamicPluginTensorDesc::max))) != kSUCCESS
+                || check(shapesProblem(shapesOf(in, static_cast<size_t>(nbInputs), &DynamicPluginTensorDesc::max))) != kSUCCESS
                 || check(shapesProblem(best)) != kSUCCESS)
             {
                 return kFAILURE;
@@ -143,7 +146,7 @@ int32_t PluginBase::getOutputDataTypes(
                 return kFAILURE;
             }
             std::transform(mTensors.outputs.begin(), mTensors.outputs.end(), outputTypes,
-                [inputTypes](TensorRole const& role) { return typeOf(role, inputTypes[0]); });
+                [this, inputTypes](TensorRole const& role) { return typeOf(role, inputTypes[elementInput(mTensors)]); });
             return kSUCCESS;
         });
 }
@@ -158,6 +161,7 @@ int32_t PluginBase::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, D
             {
                 return kFAILURE;
             }
+            mNbInputs = nbInputs;
             // As soon as shapes are known, which for a weight is when the node is added.
             std::vector<Dims> shapes;
             std::transform(inputs, inputs + nbInputs, std::back_inserter(shapes), knownDims);
@@ -173,13 +177,17 @@ int32_t PluginBase::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, D
 bool PluginBase::supportsFormatCombination(
     int32_t pos, DynamicPluginTensorDesc const* inOut, int32_t nbInputs, int32_t nbOutputs) noexcept
 {
-    if (nbInputs != size32(mTensors.inputs.size()) || nbOutputs != size32(mTensors.outputs.size())
-        || pos >= nbInputs + nbOutputs)
+    if (!tensorCountProblem(mTensors, nbInputs, nbOutputs).empty() || pos >= nbInputs + nbOutputs)
     {
         return false;
     }
-    DataType const element = inOut[0].desc.type;
+    // What decides the element type lies behind an int8 input, which is asked for before it.
     PluginTensorDesc const& asked = inOut[pos].desc;
+    if (pos < nbInputs && mTensors.inputs[static_cast<size_t>(pos)].type == TensorType::kINT8)
+    {
+        return asked.format == TensorFormat::kLINEAR && asked.type == DataType::kINT8;
+    }
+    DataType const element = inOut[elementInput(mTensors)].desc.type;
     TensorRole const& role = pos < nbInputs ? mTensors.inputs[static_cast<size_t>(pos)]
                                             : mTensors.outputs[static_cast<size_t>(pos - nbInputs)];
     return elementTypeOf(element) != kUNKNOWN_TYPE && asked.format == TensorFormat::kLINEAR
@@ -191,14 +199,14 @@ int32_t PluginBase::getNbOutputs() const noexcept
     return size32(mTensors.outputs.size());
 }
 
-size_t PluginBase::getWorkspaceSize(DynamicPluginTensorDesc const* inputs, int32_t /*nbInputs*/,
+size_t PluginBase::getWorkspaceSize(DynamicPluginTensorDesc const* inputs, int32_t nbInputs,
     DynamicPluginTensorDesc const* /*outputs*/, int32_t /*nbOutputs*/) const noexcept
 {
     return guarded<size_t>(0,
         [&]() -> size_t
         {
-            return workspaceBytes(shapesOf(inputs, mTensors.inputs.size(), &DynamicPluginTensorDesc::max),
-                elementTypeOf(inputs[0].desc.type));
+            return workspaceBytes(shapesOf(inputs, static_cast<size_t>(nbInputs), &DynamicPluginTensorDesc::max),
+                elementTypeOf(inputs[elementInput(mTensors)].desc.type));
         });
 }
 

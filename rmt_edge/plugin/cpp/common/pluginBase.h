@@ -74,6 +74,12 @@ public:
     nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext* context) noexcept final;
     nvinfer1::PluginFieldCollection const* getFieldsToSerialize() noexcept final;
 
+    //! Take the number of inputs that was serialised.
+    void restoreNbInputs(int32_t nbInputs) noexcept
+    {
+        mNbInputs = nbInputs > 0 ? nbInputs : mNbInputs;
+    }
+
 protected:
     // What an op adds. Every one may throw: the callers turn it into a message and a failure.
 
@@ -117,6 +123,12 @@ protected:
         return mElementType;
     }
 
+    //! \return How many inputs the node has: optional ones may be absent.
+    int32_t nbInputs() const noexcept
+    {
+        return mNbInputs;
+    }
+
 private:
     //! \return kSUCCESS if there is no problem, else kFAILURE after reporting "<op>: <problem>".
     int32_t check(std::string const& problem) const;
@@ -132,6 +144,7 @@ private:
     char const* mOp{};
     PluginTensors mTensors;
     int32_t mElementType{};
+    int32_t mNbInputs{};
     int32_t mTactic{};
     std::vector<int32_t> mTacticIds;
     std::vector<nvinfer1::DataType> mTypes; // of the inputs, as taken last

@@ -21,7 +21,7 @@ bool areEqual(Dims const& a, Dims const& b)
 
 bool PluginBase::areTaken(PluginTensorDesc const* in) const
 {
-    bool areEqualSoFar = mShapes.size() == mTensors.inputs.size() && mTypes.size() == mShapes.size();
+    bool areEqualSoFar = mShapes.size() == static_cast<size_t>(mNbInputs) && mTypes.size() == mShapes.size();
     for (size_t i = 0; areEqualSoFar && i < mShapes.size(); ++i)
     {
         areEqualSoFar = in[i].type == mTypes[i] && areEqual(in[i].dims, mShapes[i]);
@@ -37,7 +37,7 @@ int32_t PluginBase::takeInputs(PluginTensorDesc const* in)
     }
     std::vector<DataType> types;
     std::vector<Dims> shapes;
-    for (size_t i = 0; i < mTensors.inputs.size(); ++i)
+    for (size_t i = 0; i < static_cast<size_t>(mNbInputs); ++i)
     {
         types.push_back(in[i].type);
         shapes.push_back(in[i].dims);
@@ -81,7 +81,12 @@ int32_t PluginBase::onShapeChange(PluginTensorDesc const* in, int32_t nbInputs, 
     return guarded<int32_t>(kFAILURE,
         [&]() -> int32_t
         {
-            if (checkCounts(nbInputs, nbOutputs) != kSUCCESS || takeInputs(in) != kSUCCESS)
+            if (checkCounts(nbInputs, nbOutputs) != kSUCCESS)
+            {
+                return kFAILURE;
+            }
+            mNbInputs = nbInputs;
+            if (takeInputs(in) != kSUCCESS)
             {
                 return kFAILURE;
             }
@@ -139,6 +144,10 @@ PluginFieldCollection const* PluginBase::getFieldsToSerialize() noexcept
         {
             mFields = attributeFields();
             mFields.emplace_back(kELEMENT_TYPE_FIELD, &mElementType, PluginFieldType::kINT32, 1);
+            if (mTensors.nbOptional > 0 && mNbInputs == size32(mTensors.inputs.size()))
+            {
+                mFields.emplace_back(kNB_INPUTS_FIELD, &mNbInputs, PluginFieldType::kINT32, 1);
+            }
             mFieldCollection = {size32(mFields.size()), mFields.data()};
             return &mFieldCollection;
         });

@@ -28,7 +28,9 @@ IPluginV3* PluginCreatorBase::createPlugin(
         [&]() -> IPluginV3*
         {
             PluginFields const given{mOp, name, fields};
-            return make(given, given.integerOr(kELEMENT_TYPE_FIELD, kUNKNOWN_TYPE)).release();
+            std::unique_ptr<PluginBase> plugin = make(given, given.integerOr(kELEMENT_TYPE_FIELD, kUNKNOWN_TYPE));
+            plugin->restoreNbInputs(given.integerOr(kNB_INPUTS_FIELD, 0));
+            return plugin.release();
         });
 }
 

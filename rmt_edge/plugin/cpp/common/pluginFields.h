@@ -20,6 +20,8 @@ constexpr char const* kPLUGIN_VERSION = "1";
 constexpr char const* kPLUGIN_NAMESPACE = "rmt_edge";
 //! Serialised beside the node's attributes: the element type that the builder chose.
 constexpr char const* kELEMENT_TYPE_FIELD = "element_type";
+//! And, where optional inputs are given, their number with the others.
+constexpr char const* kNB_INPUTS_FIELD = "nb_inputs";
 constexpr int32_t kUNKNOWN_TYPE = -1;
 
 //! An attribute the op cannot take; caught in createPlugin.

@@ -42,6 +42,16 @@ int32_t elementTypeOf(DataType type)
     }
 }
 
+size_t elementInput(PluginTensors const& tensors)
+{
+    size_t index = 0;
+    while (tensors.inputs[index].type != TensorType::kELEMENT)
+    {
+        ++index;
+    }
+    return index;
+}
+
 DataType typeOf(TensorRole const& role, DataType element)
 {
     switch (role.type)
@@ -82,28 +92,30 @@ Dims knownDims(DimsExprs const& dims)
 
 std::string tensorCountProblem(PluginTensors const& tensors, int32_t nbInputs, int32_t nbOutputs)
 {
-    if (nbInputs == size32(tensors.inputs.size()) && nbOutputs == size32(tensors.outputs.size()))
+    int32_t const all = size32(tensors.inputs.size());
+    if ((nbInputs == all || nbInputs == all - tensors.nbOptional) && nbOutputs == size32(tensors.outputs.size()))
     {
         return {};
     }
     return std::to_string(nbInputs) + " inputs and " + std::to_string(nbOutputs) + " outputs were given, "
-        + std::to_string(tensors.inputs.size()) + " and " + std::to_string(tensors.outputs.size())
+        + (tensors.nbOptional > 0 ? std::to_string(all - tensors.nbOptional) + " or " : "") + std::to_string(all) + " and " + std::to_string(tensors.outputs.size())
         + " expected. Note: inputs are " + namesOf(tensors.inputs) + "; outputs are " + namesOf(tensors.outputs) + ".";
 }
 
 std::string inputTypesProblem(PluginTensors const& tensors, std::vector<DataType> const& types)
 {
-    if (elementTypeOf(types[0]) == kUNKNOWN_TYPE)
+    size_t const of = elementInput(tensors);
+    if (elementTypeOf(types[of]) == kUNKNOWN_TYPE)
     {
-        return tensors.inputs[0].name + " must be float32 or float16, not data type " + typeText(types[0]) + ".";
+        return tensors.inputs[of].name + " must be float32 or float16, not data type " + typeText(types[of]) + ".";
     }
-    for (size_t i = 1; i < types.size(); ++i)
+    for (size_t i = 0; i < types.size(); ++i)
     {
-        DataType const wanted = typeOf(tensors.inputs[i], types[0]);
+        DataType const wanted = typeOf(tensors.inputs[i], types[of]);
         if (types[i] != wanted)
         {
             return tensors.inputs[i].name + " has data type " + typeText(types[i]) + ", not " + typeText(wanted)
-                + " beside " + tensors.inputs[0].name + " of " + typeText(types[0])
+                + " beside " + tensors.inputs[of].name + " of " + typeText(types[of])
                 + ". Note: float32 is 0, float16 1, int8 2, int32 3.";
         }
     }

@@ -13,7 +13,8 @@
 namespace rmt_edge
 {
 
-//! The type of one tensor of a node: the element type, float32 or float16, that the node's input 0 decides, or another.
+//! The type of one tensor of a node: the element type, float32 or float16, that its first input of it decides, or
+//! another.
 enum class TensorType : int32_t
 {
     kELEMENT,
@@ -29,11 +30,12 @@ struct TensorRole
     TensorType type{TensorType::kELEMENT};
 };
 
-//! All inputs and outputs of an op, in order. Input 0 is of the element type.
+//! All inputs and outputs of an op, in order.
 struct PluginTensors
 {
     std::vector<TensorRole> inputs;
     std::vector<TensorRole> outputs;
+    int32_t nbOptional{}; //!< Of the inputs, the last ones, that are all given or all absent.
 };
 
 //! Whether two sizes contradict each other: not while one of them is dynamic and unknown (-1).
@@ -42,7 +44,10 @@ bool differs(int64_t given, int64_t wanted);
 //! \return RMT_EDGE_FLOAT32, RMT_EDGE_FLOAT16, or kUNKNOWN_TYPE for any other.
 int32_t elementTypeOf(nvinfer1::DataType type);
 
-//! \return The data type of a role beside an input 0 of that type.
+//! \return The index of the first input of the element type.
+size_t elementInput(PluginTensors const& tensors);
+
+//! \return The data type of a role, where that is the element type.
 nvinfer1::DataType typeOf(TensorRole const& role, nvinfer1::DataType element);
 
 //! \return "(2, ?, 64)": sizes that are not known are -1.

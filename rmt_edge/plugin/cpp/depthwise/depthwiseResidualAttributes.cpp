@@ -31,8 +31,13 @@ DepthwiseResidualAttributes::DepthwiseResidualAttributes(DepthwiseResidualForm c
     : form{form}
     , channels{fields.integer("channels")}
     , epsilon{form.hasNorm ? positive(fields, "epsilon") : 0.0F}
+    , inputScale{form.isScaled ? fields.numberOr("input_scale", 0.0F) : 0.0F}
     , outputScale{form.isInt8 ? positive(fields, "output_scale") : 0.0F}
 {
+    if (!(inputScale >= 0.0F))
+    {
+        fields.refuse("input_scale is " + std::to_string(inputScale) + "; it must be positive, or 0 for a float x.");
+    }
     std::string const problem = depthwiseResidualChannelsProblem(form, channels);
     if (!problem.empty())
     {
@@ -50,6 +55,10 @@ std::vector<PluginField> DepthwiseResidualAttributes::fields() const
     if (form.isInt8)
     {
         fields.emplace_back("output_scale", &outputScale, PluginFieldType::kFLOAT32, 1);
+    }
+    if (inputScale > 0.0F)
+    {
+        fields.emplace_back("input_scale", &inputScale, PluginFieldType::kFLOAT32, 1);
     }
     return fields;
 }

@@ -30,6 +30,7 @@ struct DepthwiseResidualAttributes
     DepthwiseResidualForm form;
     int32_t channels{};
     float epsilon{};     //!< 0 without a norm.
+    float inputScale{};  //!< 0: x is not int8.
     float outputScale{}; //!< 0: every output has the type of x.
 };
 

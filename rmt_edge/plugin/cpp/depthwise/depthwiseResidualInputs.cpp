@@ -33,9 +33,18 @@ int32_t normWeightOf(DepthwiseResidualForm const& form)
     return form.hasResidual ? kRESIDUAL + 1 : kRESIDUAL;
 }
 
-PluginTensors tensorsOf(DepthwiseResidualForm const& form)
+int32_t xScaleOf(DepthwiseResidualForm const& form)
 {
-    PluginTensors tensors{{{"x"}, {"weight"}, {"bias"}}, {{"out"}}};
+    return normWeightOf(form) + (form.hasNorm ? 2 : 0);
+}
+
+PluginTensors tensorsOf(DepthwiseResidualForm const& form, bool isInt8Input)
+{
+    PluginTensors tensors{{{"x"}, {"weight"}, {"bias"}}, {{"out"}}, 0};
+    if (isInt8Input)
+    {
+        tensors.inputs[kX].type = TensorType::kINT8;
+    }
     if (form.hasResidual)
     {
         tensors.inputs.push_back({"residual"});
@@ -44,6 +53,10 @@ PluginTensors tensorsOf(DepthwiseResidualForm const& form)
     {
         tensors.inputs.insert(tensors.inputs.end(), {{"norm_weight"}, {"norm_bias"}});
         tensors.outputs.push_back({"norm"});
+    }
+    if (form.isScaled)
+    {
+        tensors.inputs.insert(tensors.inputs.end(), {{"x_scale"}, {"x_bias"}});
     }
     if (form.isInt8)
     {
@@ -77,7 +90,7 @@ std::string inputShapesProblem(DepthwiseResidualForm const& form, int32_t channe
         std::vector<int64_t> const given = sizesOf(inputs[static_cast<size_t>(i)]);
         if (!fits(given, wanted))
         {
-            std::string const name = tensorsOf(form).inputs[static_cast<size_t>(i)].name;
+            std::string const name = tensorsOf(form, false).inputs[static_cast<size_t>(i)].name;
             return name + " is " + dimsText(given) + ", not " + dimsText(wanted) + ".";
         }
     }

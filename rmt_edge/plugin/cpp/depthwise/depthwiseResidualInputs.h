@@ -26,8 +26,11 @@ constexpr int32_t kIMAGE_RANK = 4; //!< (b, h, w, c)
 //! \return The index of norm_weight, behind which norm_bias lies.
 int32_t normWeightOf(DepthwiseResidualForm const& form);
 
-//! \return All inputs and outputs of an op type.
-PluginTensors tensorsOf(DepthwiseResidualForm const& form);
+//! \return The index of x_scale, behind which x_bias lies.
+int32_t xScaleOf(DepthwiseResidualForm const& form);
+
+//! \return All inputs and outputs of an op type, with an x of int8 or not.
+PluginTensors tensorsOf(DepthwiseResidualForm const& form, bool isInt8Input);
 
 //! \return What is wrong, empty if nothing is. Sizes that are not known yet are -1 and never wrong.
 std::string inputShapesProblem(

@@ -16,9 +16,10 @@ int32_t configFrom(bool hasResidual, bool hasNorm, bool isInt8, int32_t channels
 {
     for (rmt_edge::DepthwiseResidualForm const& form : rmt_edge::kDEPTHWISE_RESIDUAL_FORMS)
     {
-        if (form.hasResidual == hasResidual && form.hasNorm == hasNorm && form.isInt8 == isInt8)
+        if (form.hasResidual == hasResidual && form.hasNorm == hasNorm && form.isInt8 == isInt8
+            && !form.isScaled)
         {
-            config = {form, channels, elementType};
+            config = {form, channels, elementType, false};
         }
     }
     std::string const problem = rmt_edge::depthwiseResidualChannelsProblem(config.form, channels);
@@ -100,7 +101,7 @@ extern "C"
                     return rmt_edge::kFAILURE;
                 }
                 return rmt_edge::launchDepthwiseResidual(config, tactics, tactic, {batch, height, width},
-                    {x, weight, bias, residual, normWeight, normBias, out, norm}, epsilon, outputScale,
+                    {x, weight, bias, residual, normWeight, normBias, nullptr, nullptr, out, norm}, epsilon, 0.0F, outputScale,
                     static_cast<CUstream>(stream));
             });
     }

@@ -19,14 +19,14 @@ DepthwiseResidualSizes sizesOfImage(Dims const& x)
 } // namespace
 
 DepthwiseResidualPlugin::DepthwiseResidualPlugin(DepthwiseResidualAttributes const& attributes, int32_t elementType)
-    : PluginBase{attributes.form.name, tensorsOf(attributes.form), elementType}
+    : PluginBase{attributes.form.name, tensorsOf(attributes.form, attributes.inputScale > 0.0F), elementType}
     , mAttributes{attributes}
 {
 }
 
 DepthwiseResidualConfig DepthwiseResidualPlugin::config() const noexcept
 {
-    return {mAttributes.form, mAttributes.channels, elementType()};
+    return {mAttributes.form, mAttributes.channels, elementType(), mAttributes.inputScale > 0.0F};
 }
 
 std::unique_ptr<PluginBase> DepthwiseResidualPlugin::remake() const
@@ -41,12 +41,15 @@ std::vector<PluginField> DepthwiseResidualPlugin::attributeFields() const
 
 std::string DepthwiseResidualPlugin::timingKey() const
 {
-    return "c" + std::to_string(mAttributes.channels);
+    return (mAttributes.inputScale > 0.0F ? "q_c" : "c") + std::to_string(mAttributes.channels);
 }
 
 std::string DepthwiseResidualPlugin::elementTypeProblem(int32_t elementType) const
 {
-    return mAttributes.form.isInt8 ? depthwiseResidualScaleProblem(elementType, mAttributes.outputScale) : "";
+    std::string const problem = depthwiseResidualConfigProblem(
+        {mAttributes.form, mAttributes.channels, elementType, mAttributes.inputScale > 0.0F});
+    bool const isToCheck = problem.empty() && mAttributes.form.isInt8;
+    return isToCheck ? depthwiseResidualScaleProblem(elementType, mAttributes.outputScale) : problem;
 }
 
 std::string DepthwiseResidualPlugin::shapesProblem(std::vector<Dims> const& inputs) const
@@ -61,9 +64,14 @@ void DepthwiseResidualPlugin::writeOutputShapes(
     std::fill_n(outputs, getNbOutputs(), inputs[kX]);
 }
 
-std::vector<int32_t> DepthwiseResidualPlugin::tacticsFor(std::vector<Dims> const& /*inputs*/) const
+std::vector<int32_t> DepthwiseResidualPlugin::tacticsFor(std::vector<Dims> const& inputs) const
 {
-    return depthwiseResidualTactics(config());
+    std::vector<int32_t> tactics = depthwiseResidualTactics(config());
+    // A builder without a GPU times nothing and takes the first.
+    auto const best = std::find(tactics.begin(), tactics.end(),
+        defaultDepthwiseResidualTactic(config(), sizesOfImage(inputs[kX])));
+    std::rotate(tactics.begin(), best, best == tactics.end() ? best : best + 1);
+    return tactics;
 }
 
 int32_t DepthwiseResidualPlugin::load()
@@ -82,10 +90,12 @@ int32_t DepthwiseResidualPlugin::launch(LaunchArguments const& arguments)
     pointers.residual = form.hasResidual ? inputs[kRESIDUAL] : nullptr;
     pointers.normWeight = form.hasNorm ? inputs[normWeightOf(form)] : nullptr;
     pointers.normBias = form.hasNorm ? inputs[normWeightOf(form) + 1] : nullptr;
+    pointers.xScale = form.isScaled ? inputs[xScaleOf(form)] : nullptr;
+    pointers.xBias = form.isScaled ? inputs[xScaleOf(form) + 1] : nullptr;
     pointers.out = arguments.outputs[0];
     pointers.norm = form.hasNorm ? arguments.outputs[1] : nullptr;
     return launchDepthwiseResidual(config(), mTactics, arguments.tactic, sizesOfImage(arguments.shapes[kX]), pointers,
-        mAttributes.epsilon, mAttributes.outputScale, arguments.stream);
+        mAttributes.epsilon, mAttributes.inputScale, mAttributes.outputScale, arguments.stream);
 }
 
 DepthwiseResidualPluginCreator::DepthwiseResidualPluginCreator(DepthwiseResidualForm const& form)

@@ -18,6 +18,7 @@ RetentionAttributes::RetentionAttributes(PluginFields const& fields)
     , decay{fields.numbers("decay")}
     , decomposed{fields.integer("decomposed")}
     , channels{fields.integer("channels")}
+    , inputScale{fields.numberOr("input_scale", 0.0F)}
     , outputScale{fields.numberOr("output_scale", 0.0F)}
 {
     if (numHeads < 1 || channels < 1 || channels % numHeads != 0)
@@ -45,6 +46,10 @@ RetentionAttributes::RetentionAttributes(PluginFields const& fields)
     {
         fields.refuse("decomposed is " + std::to_string(decomposed) + "; allowed: 0, 1.");
     }
+    if (!(inputScale >= 0.0F))
+    {
+        fields.refuse("input_scale is " + std::to_string(inputScale) + "; it must be positive, or 0 for a float qkv.");
+    }
     if (!(outputScale >= 0.0F))
     {
         fields.refuse("output_scale is " + std::to_string(outputScale) + "; it must be positive, or 0 for a float output.");
@@ -53,13 +58,18 @@ RetentionAttributes::RetentionAttributes(PluginFields const& fields)
 
 std::vector<PluginField> RetentionAttributes::fields() const
 {
-    return {
+    std::vector<PluginField> fields{
         {"num_heads", &numHeads, PluginFieldType::kINT32, 1},
         {"decay", decay.data(), PluginFieldType::kFLOAT32, static_cast<int32_t>(decay.size())},
         {"decomposed", &decomposed, PluginFieldType::kINT32, 1},
         {"channels", &channels, PluginFieldType::kINT32, 1},
         {"output_scale", &outputScale, PluginFieldType::kFLOAT32, 1},
     };
+    if (inputScale > 0.0F)
+    {
+        fields.emplace_back("input_scale", &inputScale, PluginFieldType::kFLOAT32, 1);
+    }
+    return fields;
 }
 
 } // namespace rmt_edge

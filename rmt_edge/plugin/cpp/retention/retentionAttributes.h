@@ -31,7 +31,8 @@ struct RetentionAttributes
     std::vector<float> decay;
     int32_t decomposed{};
     int32_t channels{};
-    float outputScale{}; //!< 0: the output has the type of qkv.
+    float inputScale{};  //!< 0: qkv is not int8.
+    float outputScale{}; //!< 0: the output has the type of the tables.
 };
 
 } // namespace rmt_edge

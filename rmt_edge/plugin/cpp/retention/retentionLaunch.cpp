@@ -12,16 +12,20 @@ namespace rmt_edge
 namespace
 {
 
-constexpr int32_t kMAX_TACTIC = 15; // tactic ids of kernels.py, TACTICS, lie below
-constexpr uintptr_t kALIGNMENT = 16; // the kernels are compiled for it
-constexpr int32_t kNB_PACKED = 3;    // q, k, v
-constexpr int32_t kNB_PARAMETERS = 13;
+constexpr int32_t kMAX_TILE = 5;          // tactic ids of kernels.py, TACTICS, go up to it
+constexpr uintptr_t kALIGNMENT = 16;      // the kernels are compiled for it
+constexpr int32_t kNB_PACKED = 3;         // q, k, v
+constexpr int32_t kNB_TILE_PARAMETERS = 16;
+constexpr int32_t kNB_LINE_PARAMETERS = 16;
+constexpr int32_t kLANE_GROUPS = 8;       // of a warp: LANE_GROUPS of cuda_variants.py
+constexpr int32_t kLANE_TOKENS[] = {2, 4, 7}; // R of cuda_variants.py
 
 enum class Pass : int32_t
 {
     kW,
     kH,
-    kWHOLE
+    kWHOLE,
+    kGRID
 };
 
 char const* passName(Pass pass)
@@ -30,18 +34,23 @@ char const* passName(Pass pass)
     {
     case Pass::kW: return "w";
     case Pass::kH: return "h";
+    case Pass::kGRID: return "grid";
     case Pass::kWHOLE: break;
     }
     return "whole";
 }
 
-int32_t nbPasses(RetentionConfig const& config)
+int32_t nbPasses(RetentionConfig const& config, int32_t tactic)
 {
-    return config.isDecomposed ? kMAX_RETENTION_PASSES : 1;
+    return config.isDecomposed && tactic != kGRID_TACTIC ? kMAX_RETENTION_PASSES : 1;
 }
 
-Pass passAt(RetentionConfig const& config, int32_t index)
+Pass passAt(RetentionConfig const& config, int32_t tactic, int32_t index)
 {
+    if (tactic == kGRID_TACTIC)
+    {
+        return Pass::kGRID;
+    }
     if (!config.isDecomposed)
     {
         return Pass::kWHOLE;
@@ -49,11 +58,41 @@ Pass passAt(RetentionConfig const& config, int32_t index)
     return index == 0 ? Pass::kW : Pass::kH;
 }
 
-//! The name aot_variants() in kernels.py gives the kernel.
-std::string kernelName(RetentionConfig const& config, Pass pass, int32_t tactic)
+//! The name aot_variants() in kernels.py gives the kernel of a tile.
+std::string tileName(RetentionConfig const& config, Pass pass, int32_t tile)
 {
-    return std::string{"retention_"} + passName(pass) + "_d" + std::to_string(config.headDim)
-        + (config.elementType == RMT_EDGE_FLOAT16 ? "_fp16_t" : "_fp32_t") + std::to_string(tactic);
+    char const* const given
+        = config.input == RetentionInput::kTRUE ? "" : (config.input == RetentionInput::kRAW ? "raw_" : "raw8_");
+    return std::string{"retention_"} + passName(pass) + "_d" + std::to_string(config.headDim) + "_" + given
+        + (config.elementType == RMT_EDGE_FLOAT16 ? "fp16_t" : "fp32_t") + std::to_string(tile);
+}
+
+//! The name cuda_variants.py gives the kernel with that many tokens a lane.
+std::string lineName(RetentionConfig const& config, Pass pass, int32_t laneTokens)
+{
+    char const* const given
+        = config.input == RetentionInput::kTRUE ? "fp16" : (config.input == RetentionInput::kRAW ? "raw" : "raw8");
+    return std::string{"retention_"} + passName(pass) + "_d" + std::to_string(config.headDim) + "_r"
+        + std::to_string(laneTokens) + "_" + given + (config.isInt8 && pass != Pass::kW ? "_int8" : "");
+}
+
+//! The kernels of a tactic for a pass: of a tile one, of a CUDA tactic one for each number of tokens a lane.
+std::vector<std::string> kernelNames(RetentionConfig const& config, int32_t tactic, Pass pass)
+{
+    std::vector<std::string> names;
+    if (tactic <= kMAX_TILE)
+    {
+        names.push_back(tileName(config, pass, tactic));
+    }
+    else if (config.elementType == RMT_EDGE_FLOAT16)
+    {
+        for (int32_t const tokens : kLANE_TOKENS)
+        {
+            names.push_back(lineName(config, pass, tokens));
+        }
+    }
+    names.erase(std::remove_if(names.begin(), names.end(), [](std::string const& x) { return !hasKernel(x); }), names.end());
+    return names;
 }
 
 int32_t linesOf(Pass pass, RetentionSizes const& sizes)
@@ -62,6 +101,7 @@ int32_t linesOf(Pass pass, RetentionSizes const& sizes)
     {
     case Pass::kW: return sizes.height;
     case Pass::kH: return sizes.width;
+    case Pass::kGRID:
     case Pass::kWHOLE: break;
     }
     return 1;
@@ -73,23 +113,63 @@ int32_t lineLength(Pass pass, RetentionSizes const& sizes)
     {
     case Pass::kW: return sizes.width;
     case Pass::kH: return sizes.height;
+    case Pass::kGRID:
     case Pass::kWHOLE: break;
     }
     return sizes.height * sizes.width;
 }
 
-//! \return nullptr if the library holds no such tactic.
-RetentionTactic const* chooseTactic(std::vector<RetentionTactic> const& tactics, int32_t tactic, int32_t length)
+//! Whether lanes with that many tokens hold the lines of a pass: all lanes that have some have them all.
+bool holds(Pass pass, int32_t laneTokens, RetentionSizes const& sizes)
 {
-    for (RetentionTactic const& candidate : tactics)
+    auto const isHeld = [laneTokens](int32_t length)
+    { return length > 0 && length % laneTokens == 0 && length <= kLANE_GROUPS * laneTokens; };
+    switch (pass)
     {
-        bool const isChosen = tactic != 0 ? candidate.id == tactic : candidate.passes[0].embedded->tile[1] >= length;
-        if (isChosen)
+    case Pass::kW: return isHeld(sizes.width);
+    case Pass::kH: return isHeld(sizes.height);
+    case Pass::kGRID: return isHeld(sizes.width) && isHeld(sizes.height);
+    case Pass::kWHOLE: break;
+    }
+    return sizes.width == laneTokens && sizes.height > 0 && sizes.height <= kLANE_GROUPS;
+}
+
+bool takes(RetentionConfig const& config, int32_t tactic, RetentionSizes const& sizes)
+{
+    if (tactic == kGRID_TACTIC && !config.isDecomposed)
+    {
+        return false;
+    }
+    for (int32_t i = 0; i < nbPasses(config, tactic); ++i)
+    {
+        Pass const pass = passAt(config, tactic, i);
+        bool isTaken = false;
+        for (std::string const& name : kernelNames(config, tactic, pass))
         {
-            return &candidate;
+            isTaken = isTaken || tactic <= kMAX_TILE || holds(pass, findAnyKernel(name)->tile[0], sizes);
+        }
+        if (!isTaken)
+        {
+            return false;
         }
     }
-    return tactic == 0 && !tactics.empty() ? &tactics.back() : nullptr;
+    return true;
+}
+
+std::vector<int32_t> tilesOf(RetentionConfig const& config)
+{
+    std::vector<int32_t> ids;
+    for (int32_t id = 1; id <= kMAX_TILE; ++id)
+    {
+        if (!kernelNames(config, id, passAt(config, id, 0)).empty())
+        {
+            ids.push_back(id);
+        }
+    }
+    // Smaller tiles first, as FORM_TACTICS in kernels.py lists them.
+    auto const queries = [&config](int32_t id) { return findAnyKernel(tileName(config, passAt(config, id, 0), id))->tile[0]; };
+    std::sort(ids.begin(), ids.end(), [&queries](int32_t a, int32_t b) { return queries(a) < queries(b); });
+    return ids;
 }
 
 int32_t checkPointers(RetentionConfig const& config, RetentionPointers const& pointers)
@@ -98,13 +178,18 @@ int32_t checkPointers(RetentionConfig const& config, RetentionPointers const& po
     {
         char const* name;
         void const* pointer;
+        bool isNeeded;
     };
-    Named const all[] = {{"qkv", pointers.qkv}, {"sin", pointers.sine}, {"cos", pointers.cosine},
-        {"lepe_weight", pointers.lepeWeight}, {"lepe_bias", pointers.lepeBias}, {"decay", pointers.decay},
-        {"out", pointers.out}, {"workspace", config.isDecomposed ? pointers.workspace : pointers.out}};
+    bool const isScaled = config.input != RetentionInput::kTRUE;
+    Named const all[] = {{"qkv", pointers.qkv, true}, {"sin", pointers.sine, true}, {"cos", pointers.cosine, true},
+        {"lepe_weight", pointers.lepeWeight, true}, {"lepe_bias", pointers.lepeBias, true},
+        {"decay", pointers.decay, true}, {"qkv_scale", pointers.qkvScale, isScaled},
+        {"qkv_bias", pointers.qkvBias, isScaled}, {"out", pointers.out, true},
+        {"workspace", pointers.workspace, config.isDecomposed}};
     for (Named const& named : all)
     {
-        if (named.pointer == nullptr || reinterpret_cast<uintptr_t>(named.pointer) % kALIGNMENT != 0)
+        bool const isAligned = reinterpret_cast<uintptr_t>(named.pointer) % kALIGNMENT == 0;
+        if (named.isNeeded && (named.pointer == nullptr || !isAligned))
         {
             return reportError(std::string{"Retention: "} + named.name + " is null or not 16-byte aligned.");
         }
@@ -112,51 +197,75 @@ int32_t checkPointers(RetentionConfig const& config, RetentionPointers const& po
     return kSUCCESS;
 }
 
-int32_t launchPass(Pass pass, LoadedKernel const& kernel, RetentionSizes sizes, RetentionPointers pointers,
-    bool isDecomposed, float outputScale, CUstream stream)
+//! What one launch is given besides its kernel.
+struct PassArguments
 {
+    RetentionSizes sizes;
+    RetentionPointers pointers;
+    bool isDecomposed{};
+    float inputScale{};
+    float outputScale{};
+};
+
+int32_t launchTile(Pass pass, LoadedKernel const& kernel, PassArguments arguments, CUstream stream)
+{
+    RetentionPointers& pointers = arguments.pointers;
+    RetentionSizes& sizes = arguments.sizes;
     // Only the H pass reads the W pass's output and only the W pass writes it; elsewhere any valid pointer will do.
-    void* wOut = isDecomposed ? pointers.workspace : pointers.out;
+    void* wOut = arguments.isDecomposed ? pointers.workspace : pointers.out;
     void* out = pass == Pass::kW ? wOut : pointers.out;
     void* outInt8 = pointers.out;
-    void* parameters[kNB_PARAMETERS]
-        = {&pointers.qkv, &wOut, &pointers.sine, &pointers.cosine, &pointers.decay, &pointers.lepeWeight,
-            &pointers.lepeBias, &out, &outInt8, &outputScale, &sizes.height, &sizes.width, &sizes.nbHeads};
+    void* parameters[kNB_TILE_PARAMETERS] = {&pointers.qkv, &wOut, &pointers.sine, &pointers.cosine, &pointers.decay,
+        &pointers.lepeWeight, &pointers.lepeBias, &pointers.qkvScale, &pointers.qkvBias, &out, &outInt8,
+        &arguments.inputScale, &arguments.outputScale, &sizes.height, &sizes.width, &sizes.nbHeads};
     int32_t const tileQueries = kernel.embedded->tile[0];
     int64_t const nbTiles = (lineLength(pass, sizes) + tileQueries - 1) / tileQueries;
     int64_t const nbBlocks = nbTiles * sizes.batch * sizes.nbHeads * linesOf(pass, sizes);
-    return launchKernel(kernel, nbBlocks, 1, parameters, kNB_PARAMETERS, stream);
+    return launchKernel(kernel, nbBlocks, 1, parameters, kNB_TILE_PARAMETERS, stream);
 }
 
-} // namespace
-
-std::vector<int32_t> retentionTactics(RetentionConfig const& config)
+//! A block: tile[1] lines of a head, in the whole form that many images; or all of a head's grid, whose tokens lie in
+//! shared memory, tile[2] bytes each for q, k and v.
+int32_t launchLines(Pass pass, LoadedKernel const& kernel, PassArguments arguments, CUstream stream)
 {
-    std::vector<int32_t> ids;
-    for (int32_t id = 1; id <= kMAX_TACTIC; ++id)
+    RetentionPointers& pointers = arguments.pointers;
+    RetentionSizes& sizes = arguments.sizes;
+    void* parameters[kNB_LINE_PARAMETERS] = {&pointers.qkv, &pointers.workspace, &pointers.sine, &pointers.cosine,
+        &pointers.decay, &pointers.lepeWeight, &pointers.lepeBias, &pointers.qkvScale, &pointers.qkvBias, &pointers.out,
+        &arguments.inputScale, &arguments.outputScale, &sizes.height, &sizes.width, &sizes.nbHeads, &sizes.batch};
+    int32_t const* const tile = kernel.embedded->tile;
+    int64_t const lines = pass == Pass::kWHOLE ? sizes.batch : linesOf(pass, sizes);
+    int64_t const images = pass == Pass::kWHOLE ? 1 : sizes.batch;
+    int64_t const nbBlocks = (lines + tile[1] - 1) / tile[1] * images * sizes.nbHeads;
+    int32_t sharedBytes = kernel.embedded->sharedBytes;
+    if (pass == Pass::kGRID)
     {
-        if (hasKernel(kernelName(config, passAt(config, 0), id)))
+        int32_t const mostTokens = kLANE_GROUPS * tile[0] * kLANE_GROUPS * tile[0];
+        sharedBytes -= kNB_PACKED * (mostTokens - sizes.height * sizes.width) * tile[2];
+    }
+    return launchKernel(kernel, nbBlocks, 1, parameters, kNB_LINE_PARAMETERS, stream, sharedBytes);
+}
+
+//! \return The kernel of a tactic for a pass of that length; nullptr if it has none.
+LoadedKernel const* kernelFor(RetentionTactic const& tactic, int32_t index, Pass pass, RetentionSizes const& sizes)
+{
+    for (LoadedKernel const& kernel : tactic.passes[static_cast<size_t>(index)])
+    {
+        if (tactic.id <= kMAX_TILE || holds(pass, kernel.embedded->tile[0], sizes))
         {
-            ids.push_back(id);
+            return &kernel;
         }
     }
-    // Smaller tiles first, as FORM_TACTICS in kernels.py lists them.
-    std::sort(ids.begin(), ids.end(),
-        [&config](int32_t a, int32_t b)
-        {
-            auto const queries
-                = [&config](int32_t id) { return findAnyKernel(kernelName(config, passAt(config, 0), id))->tile[0]; };
-            return queries(a) < queries(b);
-        });
-    return ids;
+    return nullptr;
 }
 
-int32_t defaultRetentionTactic(RetentionConfig const& config, int32_t length)
+//! \return The tile that default_tactic of kernels.py names for a line; 0 without tiles.
+int32_t defaultTile(RetentionConfig const& config, int32_t length)
 {
-    std::vector<int32_t> const ids = retentionTactics(config);
+    std::vector<int32_t> const ids = tilesOf(config);
     for (int32_t const id : ids)
     {
-        if (findAnyKernel(kernelName(config, passAt(config, 0), id))->tile[1] >= length)
+        if (findAnyKernel(tileName(config, passAt(config, id, 0), id))->tile[1] >= length)
         {
             return id;
         }
@@ -164,15 +273,43 @@ int32_t defaultRetentionTactic(RetentionConfig const& config, int32_t length)
     return ids.empty() ? 0 : ids.back();
 }
 
+} // namespace
+
+std::vector<int32_t> retentionTactics(RetentionConfig const& config, RetentionSizes const& sizes)
+{
+    std::vector<int32_t> ids = tilesOf(config);
+    for (int32_t const id : {kLINES_TACTIC, kGRID_TACTIC})
+    {
+        if (takes(config, id, sizes))
+        {
+            ids.push_back(id);
+        }
+    }
+    return ids;
+}
+
+int32_t defaultRetentionTactic(RetentionConfig const& config, RetentionSizes const& sizes)
+{
+    for (int32_t const id : {kGRID_TACTIC, kLINES_TACTIC})
+    {
+        if (takes(config, id, sizes))
+        {
+            return id;
+        }
+    }
+    Pass const longest = config.isDecomposed && sizes.width > sizes.height ? Pass::kW : Pass::kH;
+    return defaultTile(config, lineLength(config.isDecomposed ? longest : Pass::kWHOLE, sizes));
+}
+
 std::string retentionConfigProblem(RetentionConfig const& config)
 {
-    if (!retentionTactics(config).empty())
+    if (!tilesOf(config).empty() || !kernelNames(config, kLINES_TACTIC, passAt(config, kLINES_TACTIC, 0)).empty())
     {
         return {};
     }
     return "this library holds no kernel for head dim " + std::to_string(config.headDim) + ", element type "
-        + std::to_string(config.elementType)
-        + ". Note: head dims 16 and 32, element types 0 (float32) and 1 (float16).";
+        + std::to_string(config.elementType) + (config.input == RetentionInput::kTRUE ? "" : ", a raw product")
+        + ". Note: head dims 16 and 32, element types 0 (float32) and 1 (float16), raw products beside 1 alone.";
 }
 
 std::string retentionSizesProblem(RetentionConfig const& config, RetentionSizes const& sizes)
@@ -187,6 +324,12 @@ std::string retentionSizesProblem(RetentionConfig const& config, RetentionSizes 
             + std::to_string(sizes.width) + ", " + std::to_string(sizes.nbHeads)
             + " heads is out of range. Note: all at least 1; one image of qkv below 2^31 elements.";
     }
+    if (isKnown && retentionConfigProblem(config).empty() && retentionTactics(config, sizes).empty())
+    {
+        return "this library holds no kernel that takes raw products of head dim " + std::to_string(config.headDim)
+            + " on a grid of " + std::to_string(sizes.height) + " x " + std::to_string(sizes.width)
+            + ". Note: lines of 7, 14, ..., 56 tokens for head dim 16.";
+    }
     return {};
 }
 
@@ -200,17 +343,27 @@ int32_t loadRetention(RetentionConfig const& config, std::vector<RetentionTactic
             {
                 return reportError("Retention: " + problem);
             }
+            std::vector<int32_t> ids = tilesOf(config);
+            ids.push_back(kLINES_TACTIC);
+            if (config.isDecomposed)
+            {
+                ids.push_back(kGRID_TACTIC);
+            }
             std::vector<RetentionTactic> loaded;
-            for (int32_t const id : retentionTactics(config))
+            for (int32_t const id : ids)
             {
                 RetentionTactic tactic;
                 tactic.id = id;
-                for (int32_t i = 0; i < nbPasses(config); ++i)
+                for (int32_t i = 0; i < nbPasses(config, id); ++i)
                 {
-                    if (loadKernel(kernelName(config, passAt(config, i), id), tactic.passes[static_cast<size_t>(i)])
-                        != kSUCCESS)
+                    for (std::string const& name : kernelNames(config, id, passAt(config, id, i)))
                     {
-                        return kFAILURE;
+                        LoadedKernel kernel;
+                        if (loadKernel(name, kernel) != kSUCCESS)
+                        {
+                            return kFAILURE;
+                        }
+                        tactic.passes[static_cast<size_t>(i)].push_back(kernel);
                     }
                 }
                 loaded.push_back(tactic);
@@ -232,7 +385,8 @@ size_t retentionWorkspaceBytes(RetentionConfig const& config, RetentionSizes con
 }
 
 int32_t launchRetention(RetentionConfig const& config, std::vector<RetentionTactic> const& tactics, int32_t tactic,
-    RetentionSizes const& sizes, RetentionPointers const& pointers, float outputScale, CUstream stream) noexcept
+    RetentionSizes const& sizes, RetentionPointers const& pointers, float inputScale, float outputScale,
+    CUstream stream) noexcept
 {
     return guarded<int32_t>(kFAILURE,
         [&]() -> int32_t
@@ -246,18 +400,26 @@ int32_t launchRetention(RetentionConfig const& config, std::vector<RetentionTact
             {
                 return kFAILURE;
             }
-            for (int32_t i = 0; i < nbPasses(config); ++i)
+            bool const isChosen = tactic != 0 && (tactic <= kMAX_TILE || takes(config, tactic, sizes));
+            int32_t const id = isChosen ? tactic : defaultRetentionTactic(config, sizes);
+            PassArguments const arguments{sizes, pointers, config.isDecomposed, inputScale, outputScale};
+            for (int32_t i = 0; i < nbPasses(config, id); ++i)
             {
-                Pass const pass = passAt(config, i);
-                RetentionTactic const* const chosen = chooseTactic(tactics, tactic, lineLength(pass, sizes));
-                if (chosen == nullptr)
+                Pass const pass = passAt(config, id, i);
+                // Without a choice each pass takes the tile for its own lines.
+                int32_t const ofPass = isChosen || id > kMAX_TILE ? id : defaultTile(config, lineLength(pass, sizes));
+                auto const chosen = std::find_if(
+                    tactics.begin(), tactics.end(), [ofPass](RetentionTactic const& x) { return x.id == ofPass; });
+                LoadedKernel const* const kernel
+                    = chosen == tactics.end() ? nullptr : kernelFor(*chosen, i, pass, sizes);
+                if (kernel == nullptr)
                 {
                     return reportError("Retention: the library holds no tactic " + std::to_string(tactic)
                         + " for this form and element type; 0 chooses one.");
                 }
-                if (launchPass(pass, chosen->passes[static_cast<size_t>(i)], sizes, pointers, config.isDecomposed,
-                        outputScale, stream)
-                    != kSUCCESS)
+                int32_t const status = ofPass > kMAX_TILE ? launchLines(pass, *kernel, arguments, stream)
+                                                          : launchTile(pass, *kernel, arguments, stream);
+                if (status != kSUCCESS)
                 {
                     return kFAILURE;
                 }

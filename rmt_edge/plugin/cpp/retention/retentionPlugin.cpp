@@ -18,7 +18,9 @@ enum Input : size_t
     kSIN,
     kCOS,
     kLEPE_WEIGHT,
-    kLEPE_BIAS
+    kLEPE_BIAS,
+    kQKV_SCALE,
+    kQKV_BIAS
 };
 
 constexpr int32_t kQKV_RANK = 4; // (b, h, w, 3c)
@@ -28,7 +30,10 @@ constexpr int64_t kLEPE_SIZE = 5; // LEPE_SIZE of ops/retention/kernels.py
 PluginTensors tensorsOf(RetentionAttributes const& attributes)
 {
     TensorType const outType = attributes.outputScale > 0.0F ? TensorType::kINT8 : TensorType::kELEMENT;
-    return {{{"qkv"}, {"sin"}, {"cos"}, {"lepe_weight"}, {"lepe_bias"}}, {{"out", outType}}};
+    TensorType const qkvType = attributes.inputScale > 0.0F ? TensorType::kINT8 : TensorType::kELEMENT;
+    int32_t const nbOptional = attributes.inputScale > 0.0F ? 0 : 2; // an int8 qkv is always a raw product
+    return {{{"qkv", qkvType}, {"sin"}, {"cos"}, {"lepe_weight"}, {"lepe_bias"}, {"qkv_scale"}, {"qkv_bias"}},
+        {{"out", outType}}, nbOptional};
 }
 
 bool areLepeShapes(Dims const& weight, Dims const& bias, int64_t channels)
@@ -48,7 +53,13 @@ RetentionPlugin::RetentionPlugin(RetentionAttributes const& attributes, int32_t 
 
 RetentionConfig RetentionPlugin::config(int32_t elementType) const noexcept
 {
-    return {mAttributes.channels / mAttributes.numHeads, mAttributes.decomposed != 0, elementType};
+    RetentionInput input = RetentionInput::kTRUE;
+    if (nbInputs() > static_cast<int32_t>(kQKV_SCALE))
+    {
+        input = mAttributes.inputScale > 0.0F ? RetentionInput::kRAW_INT8 : RetentionInput::kRAW;
+    }
+    return {mAttributes.channels / mAttributes.numHeads, mAttributes.decomposed != 0, elementType, input,
+        mAttributes.outputScale > 0.0F};
 }
 
 RetentionSizes RetentionPlugin::sizes(std::vector<Dims> const& inputs) const noexcept
@@ -69,8 +80,14 @@ std::vector<PluginField> RetentionPlugin::attributeFields() const
 
 std::string RetentionPlugin::timingKey() const
 {
-    return "h" + std::to_string(mAttributes.numHeads) + "_c" + std::to_string(mAttributes.channels) + "_d"
+    return "i" + std::to_string(nbInputs()) + (mAttributes.inputScale > 0.0F ? "q" : "") + "_h"
+        + std::to_string(mAttributes.numHeads) + "_c" + std::to_string(mAttributes.channels) + "_d"
         + std::to_string(mAttributes.decomposed);
+}
+
+std::string RetentionPlugin::elementTypeProblem(int32_t elementType) const
+{
+    return retentionConfigProblem(config(elementType));
 }
 
 std::string RetentionPlugin::shapesProblem(std::vector<Dims> const& inputs) const
@@ -98,6 +115,14 @@ std::string RetentionPlugin::shapesProblem(std::vector<Dims> const& inputs) cons
             + dimsText({channels}) + ", not " + dimsText(sizesOf(inputs[kLEPE_WEIGHT])) + " and "
             + dimsText(sizesOf(inputs[kLEPE_BIAS])) + "; the kernels are compiled for that size.";
     }
+    for (size_t i = kQKV_SCALE; i < inputs.size(); ++i)
+    {
+        if (inputs[i].nbDims != 1 || differs(inputs[i].d[0], kNB_PACKED * channels))
+        {
+            return "qkv_scale and qkv_bias must be " + dimsText({kNB_PACKED * channels}) + ", not "
+                + dimsText(sizesOf(inputs[i])) + ".";
+        }
+    }
     return retentionSizesProblem(config(elementType()), sizes(inputs));
 }
 
@@ -110,12 +135,10 @@ void RetentionPlugin::writeOutputShapes(DimsExprs const* inputs, DimsExprs* outp
 std::vector<int32_t> RetentionPlugin::tacticsFor(std::vector<Dims> const& inputs) const
 {
     RetentionSizes const grid = sizes(inputs);
-    std::vector<int32_t> tactics = retentionTactics(config(elementType()));
+    std::vector<int32_t> tactics = retentionTactics(config(elementType()), grid);
     // The best guess comes first: a builder without a GPU times nothing and takes the first.
-    int32_t const lineLength
-        = mAttributes.decomposed != 0 ? std::max(grid.height, grid.width) : grid.height * grid.width;
     auto const best
-        = std::find(tactics.begin(), tactics.end(), defaultRetentionTactic(config(elementType()), lineLength));
+        = std::find(tactics.begin(), tactics.end(), defaultRetentionTactic(config(elementType()), grid));
     std::rotate(tactics.begin(), best, best == tactics.end() ? best : best + 1);
     return tactics;
 }
@@ -142,10 +165,12 @@ int32_t RetentionPlugin::load()
 int32_t RetentionPlugin::launch(LaunchArguments const& arguments)
 {
     void const* const* const inputs = arguments.inputs;
+    bool const isScaled = arguments.shapes.size() > kQKV_SCALE;
     RetentionPointers const pointers{inputs[kQKV], inputs[kSIN], inputs[kCOS], inputs[kLEPE_WEIGHT], inputs[kLEPE_BIAS],
-        mDecay->data(), arguments.outputs[0], arguments.workspace};
+        mDecay->data(), isScaled ? inputs[kQKV_SCALE] : nullptr, isScaled ? inputs[kQKV_BIAS] : nullptr,
+        arguments.outputs[0], arguments.workspace};
     return launchRetention(config(elementType()), mTactics, arguments.tactic, sizes(arguments.shapes), pointers,
-        mAttributes.outputScale, arguments.stream);
+        mAttributes.inputScale, mAttributes.outputScale, arguments.stream);
 }
 
 RetentionPluginCreator::RetentionPluginCreator()

@@ -29,6 +29,7 @@ protected:
     std::unique_ptr<PluginBase> remake() const override;
     std::vector<nvinfer1::PluginField> attributeFields() const override;
     std::string timingKey() const override;
+    std::string elementTypeProblem(int32_t elementType) const override;
     std::string shapesProblem(std::vector<nvinfer1::Dims> const& inputs) const override;
     void writeOutputShapes(nvinfer1::DimsExprs const* inputs, nvinfer1::DimsExprs* outputs,
         nvinfer1::IExprBuilder& exprBuilder) const override;
