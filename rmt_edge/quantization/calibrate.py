@@ -41,6 +41,7 @@ from rmt_edge.model.layers import source_of
 from rmt_edge.progress import progress_bar
 from rmt_edge.quantization.fake_quant import product_vectors
 from rmt_edge.quantization.recipe import QuantizationRecipe
+from rmt_edge.quantization.selection import int8_layers_of
 
 # Every eighth of the 2,048 bins is a candidate, 0.4 % of the largest magnitude apart: 0.2 s a layer instead of 1.7 s.
 ENTROPY_STRIDE = 8
@@ -65,7 +66,7 @@ def calibrate(
     With the method smoothquant, the model is to be `smoothed` before. device: where it runs. The model and the ranges
     are on the CPU; the model is left as it is.
     """
-    names = recipe.int8_layers(folded.variant_name)
+    names = int8_layers_of(recipe, folded)
     ranges = {}
     for name in (name for name in names if source_of(name) is None):
         key = f"{name}.weight_amax"
@@ -106,7 +107,7 @@ def smoothed(
     divided by it; the LayerNorm before the layer does the multiplying, so that no operation is added. The other layers
     have no LayerNorm before them: they stay as they are, and their ranges are the largest magnitudes.
     """
-    names = [x for x in recipe.int8_layers(folded.variant_name) if x.rpartition(".")[2] in NORM_BEFORE]
+    names = [x for x in int8_layers_of(recipe, folded) if x.rpartition(".")[2] in NORM_BEFORE]
     if not names:
         raise RmtEdgeError(
             f"The recipe {recipe.name} smooths no layer.",

@@ -24,6 +24,7 @@ from rmt_edge.model.spec import TASK_OF
 from rmt_edge.model.torch_device import device_name, torch_device
 from rmt_edge.quantization.calibrate import calibrate, smoothed
 from rmt_edge.quantization.recipe import QuantizationRecipe
+from rmt_edge.quantization.selection import int8_layers_of
 from rmt_edge.writing import output_folder, written_whole
 
 FP16_MAX = 65504.0
@@ -67,7 +68,7 @@ def quantize(
     }
     ranges = {}
     if recipe.precision == "int8":
-        details["quantized_layers"] = len(recipe.int8_layers(model.variant_name))
+        details["quantized_layers"] = len(int8_layers_of(recipe, folded))
         dataset = calibration_set(recipe, calibration)
         parents.append(dataset.as_parent(CALIBRATION))
         details |= {"calibration_images": dataset.drawing(), "calibrated_on": device_name(runs_on)}

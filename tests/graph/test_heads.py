@@ -1,5 +1,7 @@
 """Detectors and segmenters as ONNX graphs: equal to PyTorch, from the file of `export`, and built by TensorRT-RTX."""
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -15,6 +17,7 @@ from rmt_edge.model.folded import folded_from_model
 from rmt_edge.model.heads import MODELS
 from rmt_edge.model.widths import PUBLIC_WIDTHS, Widths
 from rmt_edge.quantization.quantize import quantize
+from rmt_edge.quantization.selection import head_layers, int8_layers_of
 from rmt_edge.runtime.onnx_runner import OnnxRunner
 from tests.downstream import filled_head
 
@@ -80,6 +83,33 @@ def test_export_checks_both_forms_and_says_what_the_model_is(exported, head, pre
     assert details["spec"] == {"variant": "rmt_nano", "head": head, "classes": 3, "height": H, "width": W}
     assert details["class_names"] == ["a", "b", "c"]
     assert 0 < details["relative_error"] < 0.02 and 0 < details["plugin_form_relative_error"] < 0.02
+
+
+@pytest.mark.parametrize(
+    ("head", "kinds"),
+    [
+        ("semantic_fpn", {"neck", "decode"}),
+        pytest.param("retinanet", {"neck", "tower"}, marks=pytest.mark.slow),
+        pytest.param("mask_rcnn", {"neck", "rpn", "box_fc", "mask_conv"}, marks=pytest.mark.slow),
+    ],
+)
+def test_convolutions_and_fully_connected_layers_of_heads_are_in_int8(exported, images, head, kinds):
+    file = exported(head, "int8", images)
+    layers = head_layers(folded_from_model(narrow(head), H, W))
+    assert set(layers.values()) == kinds
+    graph = onnx.load(file.path).graph
+    int8 = {x.name.removesuffix(".weight_int8") for x in graph.initializer if x.name.endswith(".weight_int8")}
+    assert {x for x in int8 if not x.startswith("backbone.")} == set(layers)
+    assert not any(x.endswith(("conv_seg", "retina_cls", "fc_cls", "rpn_cls")) for x in int8)
+    assert any(x.endswith("fc1") for x in int8)
+
+
+def test_kinds_and_names_of_heads_can_be_kept_in_fp16(recipes):
+    model = folded_from_model(narrow("retinanet"), H, W)
+    recipe = dataclasses.replace(recipes["int8"], fp16=("tower", "neck.fpn_convs.0.*", "fc1"))
+    names = int8_layers_of(recipe, model)
+    assert "neck.fpn_convs.1.conv" in names and "neck.fpn_convs.0.conv" not in names
+    assert not any(("_convs." in x and x.startswith("bbox_head")) or x.endswith("fc1") for x in names)
 
 
 def test_pooling_is_one_product():
