@@ -70,7 +70,7 @@ def test_what_deploy_returns_is_what_lies_there(checkpoint, images, recipes, lib
 
 
 def test_a_drop_above_the_limit_is_said_and_everything_is_kept(checkpoint, images, recipes, tmp_path, monkeypatch):
-    monkeypatch.setattr("rmt_edge.accuracy.limits.discordant", lambda *_: (1, 0))
+    monkeypatch.setattr("rmt_edge.tasks.classification.discordant", lambda *_: (1, 0))
     deployment = pipeline.deploy(
         checkpoint, images, output=tmp_path, recipes=[recipes["fp16"]], kernels="native", max_drop=0.5
     )

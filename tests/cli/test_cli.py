@@ -69,8 +69,8 @@ def test_deploy_does_all_of_it_and_names_every_file(
 
 
 def test_a_drop_above_max_drop_exits_1_and_says_so(capsys, onnx_files, checkpoint, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("rmt_edge.accuracy.limits.discordant", lambda *_: (1, 0))  # of 60 images
-    monkeypatch.setattr("rmt_edge.accuracy.predictions.drop_points", lambda *_: 100 / 60)
+    monkeypatch.setattr("rmt_edge.tasks.classification.discordant", lambda *_: (1, 0))  # of 60 images
+    monkeypatch.setattr("rmt_edge.tasks.classification.drop_points", lambda *_: 100 / 60)
     arguments = ["validate", onnx_files["int8"], "--checkpoint", checkpoint, "--data", images, "--output", tmp_path]
     status, paths, errors = call(capsys, *arguments)
     assert status == 1 and len(paths) == 1
