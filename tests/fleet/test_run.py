@@ -61,6 +61,7 @@ def test_boards_run_side_by_side_and_what_is_wrong_with_one_is_its_own(short, st
     assert status_of(fleet, "a") == DONE
 
 
+@pytest.mark.slow
 def test_what_happens_while_nobody_looks_is_fetched_later(short, stand_in, monkeypatch):
     """The workstation goes away in the middle; the board goes on; a later look, fetch and run find it."""
 
@@ -85,6 +86,7 @@ def test_what_happens_while_nobody_looks_is_fetched_later(short, stand_in, monke
     assert wrong_with(fleet.folder / "a", there, "a") == [] and status_of(fleet, "a") == DONE
 
 
+@pytest.mark.slow
 def test_a_stopped_run_says_so_and_goes_on_when_it_is_run_again(short, stand_in):
     fleet = short("a", pause_s=0.2)
     there = there_of(stand_in, fleet, "a")
