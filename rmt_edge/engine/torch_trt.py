@@ -108,13 +108,13 @@ def build_torch_tensorrt(
 
 
 def check_linear_alone(ranges: Ranges, model: nn.Module) -> None:
-    """Refuse a recipe with INT8 beyond Linear layers, for which this road has no layers."""
+    """Refuse a recipe with INT8 beyond Linear layers and their inputs, for which this road has no layers."""
     others = [x for x in ranges if not isinstance(model.get_submodule(x.rpartition(".")[0]), nn.Linear)]
     if others:
         raise RmtEdgeError(
             f"{others[0].rpartition('.')[0]} is INT8, and is no Linear layer.",
-            "by Torch-TensorRT only Linear layers run in INT8.",
-            "Quantise with --recipe int8, or build the ONNX file.",
+            "by Torch-TensorRT only Linear layers run in INT8, and write FP16.",
+            "Quantise with --recipe int8-linear, or build the ONNX file.",
         )
 
 

@@ -22,7 +22,7 @@ from rmt_edge.ops.retention.onnx_function import DOMAIN, OP_TYPE
 PRODUCTS = ("Gemm", "MatMul", "Conv")
 FREE = ("Reshape", "Transpose", "Identity", "DequantizeLinear")
 REDUCTIONS = ("LayerNormalization", "ReduceMean", "ReduceMax", "Softmax")
-FP16 = 2  # bytes
+GRID_HEAD_DIM, LONGEST_GRID_SIDE = 32, 16  # of a Retention whose passes are one kernel
 _BLOCK = re.compile(r"stages\.\d+\.(blocks\.\d+|downsample)")
 _SUM = re.compile(r"stages\.(\d+)/")
 
@@ -254,7 +254,7 @@ def _plugin_kernels(graph: _Graph, group: _Group) -> list[Kernel]:
         op_type = node.op_type.removesuffix("Int8")
         return [Kernel(node.name, part, 0, False, read + written, fixed, op_type, size, *types)]
     # Scores and their product with v: 2·l² for every channel, along each axis where the block is decomposed.
-    if not attributes["decomposed"] or is_one_launch(h, w):
+    if not attributes["decomposed"] or is_one_launch(h, w, c // attributes["num_heads"]):
         work = 2 * h * w * c * (h + w if attributes["decomposed"] else h * w)
         name = f"{OP_TYPE} {'WH' if attributes['decomposed'] else 'whole'}"
         return [Kernel(node.name, part, work, False, read + written, fixed, name, size, *types)]
@@ -273,9 +273,12 @@ def _pass(
     return Kernel(name, part_of(node.name), work, False, moved, fixed, f"{OP_TYPE} {axis.upper()}", size, *types)
 
 
-def is_one_launch(h: int, w: int) -> bool:
-    """Whether the passes of a decomposed Retention are one kernel: ops/retention has none such yet."""
-    return False
+def is_one_launch(h: int, w: int, head_dim: int) -> bool:
+    """Whether both passes of a decomposed Retention are one kernel, where the plugin chooses without timing.
+
+    That kernel keeps a whole grid of one head in shared memory: ops/retention, of the CUDA kernels GRID.
+    """
+    return head_dim == GRID_HEAD_DIM and all(x % 2 == 0 and x <= LONGEST_GRID_SIDE for x in (h, w))
 
 
 def part_of(name: str) -> str:

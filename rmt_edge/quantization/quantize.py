@@ -20,6 +20,7 @@ from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.checkpoint import Checkpoint, open_checkpoint
 from rmt_edge.model.folded import folded_from_model
 from rmt_edge.model.heads import spec_of
+from rmt_edge.model.layers import source_of
 from rmt_edge.model.spec import TASK_OF
 from rmt_edge.model.torch_device import device_name, torch_device
 from rmt_edge.quantization.calibrate import calibrate, smoothed
@@ -68,7 +69,7 @@ def quantize(
     }
     ranges = {}
     if recipe.precision == "int8":
-        details["quantized_layers"] = len(int8_layers_of(recipe, folded))
+        details["quantized_layers"] = sum(source_of(x) is None for x in int8_layers_of(recipe, folded))
         dataset = calibration_set(recipe, calibration)
         parents.append(dataset.as_parent(CALIBRATION))
         details |= {"calibration_images": dataset.drawing(), "calibrated_on": device_name(runs_on)}

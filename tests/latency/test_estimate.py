@@ -12,15 +12,8 @@ from rmt_edge.device.profile import DeviceProfile
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.latency import issue
 from rmt_edge.latency.estimate import estimate_onnx, int8_layers_of
-from rmt_edge.latency.kernels import kernels_of
-from rmt_edge.latency.roofline import (
-    KERNEL_GAP_US,
-    Network,
-    estimate,
-    latency_ms,
-    network_form,
-    network_kernels,
-)
+from rmt_edge.latency.kernels import is_one_launch, kernels_of
+from rmt_edge.latency.roofline import KERNEL_GAP_US, Network, estimate, latency_ms, network_form, network_kernels
 from rmt_edge.model.layers import layers_of, source_of
 from rmt_edge.quantization.recipe import load_recipe
 from rmt_edge.writing import written_whole
@@ -87,6 +80,16 @@ def test_the_bytes_of_a_block_are_those_of_its_tensors():
     assert list(found.values()) == [unit * x for x in byte]
 
 
+def test_small_grids_take_one_pass_where_a_head_fits_in_shared_memory():
+    kernels = {x.name: x for x in network_kernels(RMT_S, FP16, False)}
+    whole = kernels["stages.2.blocks.0.retention"]
+    assert (whole.plugin, whole.size) == ("Retention WH", (14, 14, 256))
+    assert whole.activation_bytes == 2 * 4 * 14 * 14 * 256
+    assert whole.multiply_adds == 2 * 14 * 14 * 256 * (14 + 14)
+    assert "stages.1.blocks.0.retention/h" in kernels and "stages.2.blocks.0.retention/h" not in kernels
+    assert [is_one_launch(14, w, d) for w, d in ((14, 32), (13, 32), (14, 16), (18, 32))] == [True, *[False] * 3]
+
+
 def test_int8_moves_little_more_than_half_the_bytes():
     moved = {x: sum(k.activation_bytes for k in network_kernels(RMT_S, x, False)) for x in (FP16, LINEAR, INT8)}
     assert moved[INT8] <= 0.62 * moved[FP16]
@@ -126,7 +129,7 @@ def test_a_kernel_is_bound_by_its_instructions_where_they_take_longest(monkeypat
     issue._rows.cache_clear()
     kernels = {x.name: x for x in network_kernels(RMT_S, FP16, False)}
     per_second = 4 * 20e12 / 4096  # int8_tops 20, 4,096 operations an SM and clock
-    for stage, side, c, each in ((0, 56, 64, 1.0), (1, 28, 128, 1.0), (2, 14, 256, 2.0)):
+    for stage, side, c, each in ((0, 56, 64, 1.0), (1, 28, 128, 1.0)):
         found = issue.issue_seconds(kernels[f"stages.{stage}.blocks.0.retention/w"], device(), 2)
         assert found == pytest.approx(2 * each * side * side * c / per_second)
     assert issue.issue_seconds(kernels["stages.0.blocks.0.retention/h"], device(), 2) == 0, "nobody counted it"
