@@ -94,7 +94,7 @@ def flow_of(kernel: Kernel, visits: tuple[int, ...]) -> PtxFlow:
             continue
         to = kernel.labels[x.operands[0]]
         if to <= i:
-            entered = max(1, visits[to - 1]) if to else 1  # by falling into it: an inner loop more than once
+            entered = max(1, visits[to - 1]) if to else 1  # an inner loop is entered more than once
             trips.append(visits[to] // entered)
         elif x.guard:
             taken.append(visits[i + 1] == 0)

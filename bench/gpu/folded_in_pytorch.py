@@ -51,9 +51,15 @@ def use_library(path: Path) -> None:
             decays[key] = torch.tensor(decay, device=qkv.device)
         out = qkv.new_empty((b, h, w, c3 // 3))
         workspace = qkv.new_empty(library.rmt_retention_workspace_bytes(*sizes) or 16, dtype=torch.uint8)
-        tensors = (qkv.contiguous(), sin, cos, lepe_weight, lepe_bias, decays[key], out, workspace)
-        pointers = [pointer(x) for x in tensors]
-        checked(library.rmt_retention_launch(*pointers, *sizes, ctypes.c_float(0), 0, stream()))
+        tensors = (qkv.contiguous(), sin, cos, lepe_weight, lepe_bias, decays[key])
+        pointers = [
+            *map(pointer, tensors),
+            None,
+            None,
+            pointer(out),
+            pointer(workspace),
+        ]  # true values: no scale, no bias
+        checked(library.rmt_retention_launch(*pointers, *sizes, ctypes.c_float(0), ctypes.c_float(0), 0, stream()))
         return out
 
     def depthwise(x, weight, bias, residual, norm_weight, norm_bias, epsilon):

@@ -131,11 +131,16 @@ def run_of_library(library: Path, case: tuple, tactic: int = 0) -> Run:
     workspace = torch.empty(opened.rmt_retention_workspace_bytes(*sizes) or 16, dtype=torch.uint8, device=qkv.device)
     decays = torch.tensor(decay, device=qkv.device)
     out = torch.full((b, h, w, c3 // 3), float("nan"), dtype=qkv.dtype, device=qkv.device)
-    pointers = [ctypes.c_void_p(x.data_ptr()) for x in (qkv, sin, cos, weight, bias, decays, out, workspace)]
+    pointers = [ctypes.c_void_p(x.data_ptr()) for x in (qkv, sin, cos, weight, bias, decays)]
+    pointers += [
+        None,
+        None,
+        *(ctypes.c_void_p(x.data_ptr()) for x in (out, workspace)),
+    ]  # true values: no scale, no bias
 
     def run() -> Tensor:
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        if opened.rmt_retention_launch(*pointers, *sizes, ctypes.c_float(0), tactic, stream):
+        if opened.rmt_retention_launch(*pointers, *sizes, ctypes.c_float(0), ctypes.c_float(0), tactic, stream):
             raise RuntimeError(load.take_last_error(library))
         return out
 

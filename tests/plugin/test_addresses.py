@@ -38,15 +38,17 @@ def launch_retention(launch, shape, decomposed, tactic, images=0):
     sizes = {
         "qkv": (b_held * l * 3 * c * HALF, READ), "sin": (l * d * HALF, READ), "cos": (l * d * HALF, READ),
         "lepe_weight": (c * LEPE_TAPS * HALF, READ), "lepe_bias": (c * HALF, READ), "decay": (n * FLOAT, READ),
+        "qkv_scale": None, "qkv_bias": None,
         "out": (b_held * l * c * HALF, WRITE), "workspace": (b_held * l * c * HALF, READ | WRITE),
     }  # fmt: skip
-    numbers = (b, h, w, n, d, int(decomposed), FP16, ctypes.c_float(0), tactic)
+    numbers = (b, h, w, n, d, int(decomposed), FP16, ctypes.c_float(0), ctypes.c_float(0), tactic)
     return launch("rmt_retention_launch", sizes, *numbers), sizes
 
 
 # Batch, grid, heads, head dim. qkv of up to 29 GB; the last but one is just below 2^31 elements an image.
 RETENTION = [((256, 56, 56, 4, 16), True, 3), ((32, 200, 336, 7, 16), True, 3), ((20000, 28, 28, 4, 32), True, 2),
-             ((3, 2000, 2000, 5, 32), True, 3), ((256, 25, 42, 20, 32), False, 5)]  # fmt: skip
+             ((3, 2000, 2000, 5, 32), True, 3), ((256, 25, 42, 20, 32), False, 3),
+             ((256, 56, 56, 4, 16), True, 6), ((20000, 14, 14, 8, 32), True, 7), ((4000, 7, 7, 16, 32), False, 6)]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape, decomposed, tactic", RETENTION, ids=str)

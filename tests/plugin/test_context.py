@@ -3,7 +3,7 @@
 from tests.plugin.standin_machine import launches
 
 NO_CONTEXT = {"FAKE_NO_CONTEXT": "1"}
-LOAD = "assert library.rmt_retention_load(32, 0, 1) == 0\n"  # three tactics of the whole form
+LOAD = "assert library.rmt_retention_load(32, 0, 1, 0, 0) == 0\n"  # three tactics of the whole form
 
 
 def primary_counts(calls):

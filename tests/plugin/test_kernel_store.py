@@ -12,8 +12,8 @@ from rmt_edge.plugin.cxx import KernelImage
 from tests.plugin.standin_machine import include_flags
 
 CUBINS, EXACT_CUBINS, PTX = (80, 86, 87, 89), (90, 110), (80, 89)
-LOAD = "assert library.rmt_retention_load(32, 0, 1) == 0"
-LOAD_REFUSED = "assert library.rmt_retention_load(32, 0, 1) != 0"
+LOAD = "assert library.rmt_retention_load(32, 0, 1, 0, 0) == 0"
+LOAD_REFUSED = "assert library.rmt_retention_load(32, 0, 1, 0, 0) != 0"
 
 
 def image(sm, is_ptx, is_exact=False, symbol="retention_kernel"):

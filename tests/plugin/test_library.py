@@ -95,8 +95,8 @@ def test_c_entry_points_say_what_is_wrong(library):
     assert opened.rmt_retention_workspace_bytes(2, 7, 5, 4, 16, 1, 1) == 2 * 7 * 5 * 64 * 2
     assert opened.rmt_retention_workspace_bytes(2, 7, 5, 4, 16, 0, 1) == 0
     nothing = ctypes.c_void_p()
-    arguments = [nothing] * 8 + [ctypes.c_int32(x) for x in (1, 7, 7, 4, 48, 1, 1)]
-    arguments += [ctypes.c_float(0), ctypes.c_int32(0), nothing]
+    arguments = [nothing] * 10 + [ctypes.c_int32(x) for x in (1, 7, 7, 4, 48, 1, 1)]
+    arguments += [ctypes.c_float(0), ctypes.c_float(0), ctypes.c_int32(0), nothing]
     assert opened.rmt_retention_launch(*arguments) != 0
     assert "no kernel for head dim 48" in load.take_last_error(library)
     assert load.take_last_error(library) == ""

@@ -131,3 +131,17 @@ def test_float_from_integer_is_the_nearest():
     state = execute("cvt.rn.f32.s32 %r2, %r1;\ncvt.rn.f32.u32 %r3, %r1;", {"%r1": integers})
     assert values(state, "%r2", "f4")[:3].tolist() == [2.0**24, 2.0**24 + 4, -1.0]
     assert values(state, "%r3", "f4")[:3].tolist() == [2.0**24, 2.0**24 + 4, 2.0**32]
+
+
+@pytest.mark.parametrize(
+    "opcode, operands, wanted",
+    [
+        ("rcp.approx.ftz.f32", (4.0,), 0.25), ("rcp.approx.ftz.f32", (-0.0,), -INF), ("rcp.approx.ftz.f32", (INF,), 0.0),
+        ("rsqrt.approx.ftz.f32", (0.25,), 2.0), ("rsqrt.approx.ftz.f32", (SUBNORMAL,), INF),
+        ("abs.f32", (-0.5,), 0.5), ("neg.f32", (0.5,), -0.5),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_reciprocals_and_signs(opcode, operands, wanted):
+    got = values(execute(f"{opcode} %r9, %r1;", {"%r1": np.float32(operands[0])}), "%r9", "f4")[0]
+    assert got == wanted and np.signbit(got) == np.signbit(wanted)
