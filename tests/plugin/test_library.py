@@ -101,7 +101,7 @@ def test_c_entry_points_say_what_is_wrong(library):
     assert "no kernel for head dim 48" in load.take_last_error(library)
     assert load.take_last_error(library) == ""
     if not Path("/dev/nvidiactl").exists():
-        arguments[12] = ctypes.c_int32(16)
+        arguments[14] = ctypes.c_int32(16)
         assert opened.rmt_retention_launch(*arguments) != 0
         assert "no CUDA driver" in load.take_last_error(library)
 
