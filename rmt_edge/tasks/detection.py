@@ -127,7 +127,7 @@ def matches_of(rows: Rows, truth: Annotations, by_masks: bool) -> Matches:
             matched[mine], ignored[mine], counts[numbers] = matched_boxes(
                 ious[np.ix_(mine, of_class)], own_areas[mine], truth.area[numbers], truth.is_crowd[numbers]
             )
-        values = (np.full(n, index, np.int32), labels, row["scores"][:n], matched, ignored)
+        values: tuple[np.ndarray, ...] = (np.full(n, index, np.int32), labels, row["scores"][:n], matched, ignored)
         for name, value in zip(found, values, strict=True):
             found[name].append(value)
     image, label, score, matched, ignored = (np.concatenate(x) for x in found.values())
