@@ -2,9 +2,9 @@
 
     python bench/estimates.py --variant rmt_s --record bench/results/estimates_rmt_s.json
 
-No weights, no images, no GPU: the roofline over the plugin form (rmt_edge/latency). Bytes are of activations, one image.
-`has_issue_times` says whether instructions of the plugin's kernels were counted in (latency/issue.toml). The last line
-of output is the record.
+No weights, no images, no GPU: the roofline over the plugin form (rmt_edge/latency). Bytes are of activations, for one
+image. `has_issue_times` says whether instructions of the plugin's kernels were counted in (latency/issue.toml). The
+last line of output is the record.
 """
 
 import argparse

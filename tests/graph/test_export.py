@@ -27,7 +27,6 @@ from rmt_edge.ops.retention.onnx_function import OP_TYPES
 from rmt_edge.quantization.calibrate import calibrate
 from rmt_edge.quantization.formats import MIN_SCALE, int8_of, scale_of
 from rmt_edge.quantization.recipe import load_recipe
-from rmt_edge.runtime import onnx_runner
 from rmt_edge.runtime.onnx_runner import OnnxRunner
 from rmt_edge.settings import known_settings
 from tests.conftest import SMALL, filled
@@ -264,18 +263,24 @@ def test_the_naive_recipe_rounds_both_operands_of_every_residual_addition(export
     assert not [x.name for x in model.graph.node if "biased_residual" in x.name]
 
 
-@pytest.mark.parametrize("name", ["int8-all", "int8-naive"])
-def test_the_check_rounds_what_the_graph_rounds(nano, images, tmp_path, monkeypatch, name):
-    """In float32, Q/DQ left where it is: summation order alone tells them apart; far more without the rounding."""
-    monkeypatch.setattr(onnx_runner, "DISABLED_OPTIMIZERS", ["TransposeOptimizer", "QDQPropagationTransformer"])
+@pytest.mark.parametrize("name", ["int8", "int8-all", "int8-naive"])
+def test_the_check_rounds_what_the_graph_rounds(nano, images, tmp_path, name):
+    """In float32 summation order alone tells them apart; far more without the rounding.
+
+    In the last stage and the head: through a whole network the few values that it tips grow to as much as the rounding.
+    """
     recipe = dataclasses.replace(load_recipe(name), images=8, batch=4)
     folded = folded_from_model(nano, SMALL.height, SMALL.width)
     ranges = calibrate(folded, recipe, open_dataset(images), SMALL)
+    ranges = {key: x for key, x in ranges.items() if key.startswith(("stages.3.", "proj", "head"))}
     path = tmp_path / "x.onnx"
     onnx.save(onnx_from_folded(folded, np.float32, ranges, {}), path)
 
     def error(of_ranges):
-        return export_module.check_against_torch(path, expected_logits(folded, of_ranges, np.float32, 1.0))
+        # Without ONNX Runtime's optimisations, which sum integers: another order, which tips values in the middle of a
+        # step, and every one of them tips others in the layers behind.
+        expected = expected_logits(folded, of_ranges, np.float32, 1.0)
+        return export_module.check_against_torch(path, expected, onnx.load(path))
 
     rounded = error(ranges)
     for missing in (

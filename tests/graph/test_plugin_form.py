@@ -316,3 +316,22 @@ def test_quantisation_behind_a_region_op_stays_where_it_is():
     made = plugin_form(source)
     assert [x.op_type for x in made.graph.node] == ["MultiLevelRoiAlign", "QuantizeLinear"]
     assert "output_scale" not in attributes_of(made.graph.node[0])
+
+
+def test_dequantisation_before_a_plugin_goes_into_it(exported):
+    source, made = onnx.load(exported("int8")), onnx.load(plugin_form_path(exported("int8")))
+    types = {x.output[0]: x for x in made.graph.node if x.op_type == "QuantizeLinear"}
+    reading = [x for x in made.graph.node if x.domain and "input_scale" in attributes_of(x)]
+    # qkv's and fc1's in every block, fc2's in the next block of the stage.
+    assert len(reading) == 2 * BLOCKS + BLOCKS - 4
+    scales = {x.name: float(numpy_helper.to_array(x)) for x in source.graph.initializer if "product_scale" in x.name}
+    for node in reading:
+        assert attributes_of(node)["input_scale"] == scales[types[node.input[0]].input[1]]
+    check_plugin_form(made, source)
+    change = next(x for x in reading[0].attribute if x.name == "input_scale")
+    change.f *= 2
+    with pytest.raises(AssertionError, match=r"input_scale is \d\.\d+, and \d\.\d+ there"):
+        check_plugin_form(made, source)
+    reading[0].attribute.remove(change)
+    with pytest.raises(AssertionError, match="INT8 on one side alone, input_scale"):
+        check_plugin_form(made, source)
