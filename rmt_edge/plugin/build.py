@@ -31,8 +31,8 @@ from triton.knobs import NvidiaTool
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.ops.depthwise import aot as depthwise_aot
-from rmt_edge.ops.depthwise.onnx_function import OP_TYPES as DEPTHWISE_OP_TYPES
 from rmt_edge.ops.depthwise import cuda_variants as depthwise_cuda
+from rmt_edge.ops.depthwise.onnx_function import OP_TYPES as DEPTHWISE_OP_TYPES
 from rmt_edge.ops.kernel_variant import CudaVariant, KernelVariant
 from rmt_edge.ops.retention import cuda_variants as retention_cuda
 from rmt_edge.ops.retention import kernels as retention_kernels

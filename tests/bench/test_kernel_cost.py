@@ -6,7 +6,6 @@ from bench import sass
 from rmt_edge.errors import RmtEdgeError
 from tests.ops.depthwise.test_depthwise import FP16, make_case
 from tests.ops.retention.test_kernels import random_case
-from tests.plugin.conftest import device  # noqa: F401: a fixture
 from tests.plugin.kernel_cases import depthwise_plugin, retention_plugin
 from tests.ptx.parse import Kernel, parse_kernel
 
@@ -57,7 +56,7 @@ def as_rows(kernel: Kernel) -> tuple[sass.Row, ...]:
     return tuple(rows)
 
 
-def test_count_of_the_ptx_is_the_machines_own(device):  # noqa: F811
+def test_count_of_the_ptx_is_the_machines_own(device):
     """The W and H pass with loops of LePE, both passes in one launch with loops in loops, rows down the columns."""
     texts: dict[str, str] = {}
     device.rewrite = lambda ptx: texts.setdefault(ptx, ptx)
