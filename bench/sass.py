@@ -80,7 +80,7 @@ def narrow_loads(cubin: Path) -> int:
 
 @dataclass(frozen=True)
 class PtxFlow:
-    """Of a run of the PTX: how often each loop was gone round when it was entered, and whether each forward branch was taken."""
+    """Of a run of the PTX: the rounds of each loop when it was entered, whether each forward branch was taken."""
 
     trips: tuple[int, ...]
     taken: tuple[bool, ...]

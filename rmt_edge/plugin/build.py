@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -49,7 +50,7 @@ from rmt_edge.writing import output_folder, scratch_folder, write_json, written_
 LOG = logging.getLogger(__name__)
 
 # Op types -> their kernels. The names are those of the ONNX node and of the plugin.
-OPS = {
+OPS: dict[tuple[str, ...], Callable[[], Sequence[KernelVariant | CudaVariant]]] = {
     ("Retention",): lambda: [*retention_kernels.aot_variants(), *retention_cuda.aot_variants()],
     tuple(DEPTHWISE_OP_TYPES): lambda: [*depthwise_aot.aot_variants(), *depthwise_cuda.aot_variants()],
     ("Nms",): nms_kernels.aot_variants,
@@ -304,7 +305,7 @@ def build_libraries(
     output, cache = output.absolute(), cache.absolute()
     output_folder(output)
     start = time.monotonic()
-    variants = [variant for make in OPS.values() for variant in make()]
+    variants: list[Variant] = [variant for make in OPS.values() for variant in make()]
     images, kernel_hash = compile_kernels(variants, built_sms, cache)
     kernels_s = time.monotonic() - start
     header_folder = cxx.find_headers(cache, headers)

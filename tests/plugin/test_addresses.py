@@ -48,7 +48,8 @@ def launch_retention(launch, shape, decomposed, tactic, images=0):
 # Batch, grid, heads, head dim. qkv of up to 29 GB; the last but one is just below 2^31 elements an image.
 RETENTION = [((256, 56, 56, 4, 16), True, 3), ((32, 200, 336, 7, 16), True, 3), ((20000, 28, 28, 4, 32), True, 2),
              ((3, 2000, 2000, 5, 32), True, 3), ((256, 25, 42, 20, 32), False, 3),
-             ((256, 56, 56, 4, 16), True, 6), ((20000, 14, 14, 8, 32), True, 7), ((4000, 7, 7, 16, 32), False, 6)]  # fmt: skip
+             ((256, 56, 56, 4, 16), True, 6), ((20000, 14, 14, 8, 32), True, 7),
+             ((4000, 7, 7, 16, 32), False, 6)]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape, decomposed, tactic", RETENTION, ids=str)

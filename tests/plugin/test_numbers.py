@@ -11,7 +11,7 @@ from rmt_edge.ops.depthwise.onnx_function import OP_TYPES
 from tests.boxes import cases_of_boxes, random_boxes
 from tests.ops.depthwise.test_depthwise import FP16, FP32, make_case, make_faint_case
 from tests.plugin.box_cases import check_nms, check_roi_align
-from tests.plugin.kernel_cases import check_depthwise, check_retention, check_retention_int8
+from tests.plugin.kernel_cases import check_depthwise, check_raw_retention, check_retention, check_retention_int8
 from tests.ptx import floats
 from tests.ptx.parse import parse_kernel
 
@@ -20,6 +20,13 @@ DTYPES = pytest.mark.parametrize("dtype", [FP16, FP32], ids=["fp16", "fp32"])
 FORMS = pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "whole"])
 # Grids of no tile's size, one that needs two tiles of the smallest tactic, and the smallest there is.
 ODD_SHAPES = [(1, 1, 1, 1, 16), (3, 5, 9, 2, 16), (2, 13, 7, 1, 32), (1, 3, 19, 2, 32), (1, 18, 4, 1, 16)]
+# Grids of which lanes hold whole lines: every CUDA kernel, and for the last two of raw products no Triton one.
+LINE_SHAPES = [
+    ((1, 4, 14, 1, 32), True),
+    ((1, 28, 8, 1, 32), True),
+    ((5, 5, 7, 1, 32), False),
+    ((1, 7, 14, 1, 16), True),
+]
 # RMT-S at 224 px: stages 1 to 4, as b, h, w, heads, head dim; the last one is not decomposed.
 REAL_SHAPES = [((1, 56, 56, 4, 16), True), ((1, 28, 28, 4, 32), True), ((1, 14, 14, 8, 32), True),
                ((2, 7, 7, 16, 32), False)]  # fmt: skip
@@ -39,22 +46,41 @@ class TestSm86:
     def test_retention_is_the_reference(self, device, shape, decomposed, dtype):
         check_retention(device, shape, decomposed, dtype)
 
+    @pytest.mark.parametrize("shape, decomposed", LINE_SHAPES, ids=str)
+    @pytest.mark.parametrize("check", [check_retention, check_retention_int8])
+    def test_retention_of_whole_lines_is_the_reference(self, device, shape, decomposed, check):
+        check(device, shape, decomposed, FP16)
+
+    @pytest.mark.parametrize(
+        "shape, decomposed", [*LINE_SHAPES, ((1, 5, 9, 2, 32), True), ((1, 5, 9, 2, 32), False)], ids=str
+    )
+    @pytest.mark.parametrize("is_int8_input", [False, True])
+    @pytest.mark.parametrize("scale", [0.0, 0.0125])
+    def test_retention_of_a_raw_product_is_the_reference(self, device, shape, decomposed, is_int8_input, scale):
+        check_raw_retention(device, shape, decomposed, is_int8_input, scale)
+
     @pytest.mark.parametrize("shape", [(2, 5, 9, 2, 16), (1, 6, 19, 1, 32)], ids=str)
     @FORMS
     @DTYPES
     def test_retention_quantises_its_output(self, device, shape, decomposed, dtype):
         check_retention_int8(device, shape, decomposed, dtype)
 
-    @pytest.mark.parametrize("op_type", OP_TYPES)
+    @pytest.mark.parametrize("op_type", [x for x, form in OP_TYPES.items() if form.is_scaled])
+    @pytest.mark.parametrize("is_int8_input", [False, True])
+    @pytest.mark.parametrize("c", [80, 272])
+    def test_depthwise_of_a_raw_product_is_the_reference(self, device, op_type, is_int8_input, c):
+        check_depthwise(device, op_type, make_case((2, 5, 3, c), 3, OP_TYPES[op_type], FP16, is_int8_input))
+
+    @pytest.mark.parametrize("op_type", [x for x, form in OP_TYPES.items() if not form.is_scaled])
     @DTYPES
     def test_depthwise_is_the_reference(self, device, op_type, dtype):
         check_depthwise(device, op_type, make_case((2, 5, 9, 80), 3, OP_TYPES[op_type], dtype))
 
-    @pytest.mark.parametrize("op_type", [x for x, (_, has_norm, *_) in OP_TYPES.items() if not has_norm])
+    @pytest.mark.parametrize("op_type", [x for x, form in OP_TYPES.items() if not form.has_norm and not form.is_scaled])
     def test_depthwise_of_several_tiles_of_channels_is_the_reference(self, device, op_type):
         check_depthwise(device, op_type, make_case((1, 9, 5, 272), 3, OP_TYPES[op_type], FP16))
 
-    @pytest.mark.parametrize("op_type", [x for x, (_, has_norm, *_) in OP_TYPES.items() if has_norm])
+    @pytest.mark.parametrize("op_type", [x for x, form in OP_TYPES.items() if form.has_norm and not form.is_scaled])
     @pytest.mark.parametrize("c", ROWS)
     @DTYPES
     def test_layer_norm_of_every_row_size_is_the_reference(self, device, op_type, c, dtype):

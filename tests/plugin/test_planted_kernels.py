@@ -37,6 +37,7 @@ def gelu(device):
     check_depthwise(device, "ScaledGeluDepthwiseResidualInt8", make_case((1, 5, 6, 80), 3, form, FP16, True))
 
 
+BETWEEN = "    __syncthreads();\n#pragma unroll 1\n    for (int first = 0; first < w;"
 FAULTS = [
     ("sign of the sine", "sine[i] ^ MINUS_LOW", "sine[i]", whole),
     ("distance of the whole form", "whole + fabsf(rest)", "whole - fabsf(rest)", whole),
@@ -45,7 +46,7 @@ FAULTS = [
     ("sum of the weights", "out[r][tile][e] *= inverse[e % 2]", "out[r][tile][e] *= inverse[0]", grid),
     ("tap of LePE", "min(entry / SLOTS, SPAN * SPAN - 1)", "min(entry / SLOTS + 1, SPAN * SPAN - 1)", grid),
     ("column outside the grid", "PASS == WHOLE || is_other ? slots[tile] : 8 * TILES", "slots[tile]", grid),
-    ("barrier between the passes", "    __syncthreads();\n#pragma unroll 1\n    for (int first = 0; first < w;", "#pragma unroll 1\n    for (int first = 0; first < w;", grid),
+    ("barrier between the passes", BETWEEN, BETWEEN.replace("__syncthreads();", ""), grid),
     ("bias of the product", "pair_multiply_add(x[i], scale, bias)", "pair_multiply(x[i], scale)", raw),
     ("zeros around a raw product", "is_always_there || is_there ? x[0] : 0", "true ? x[0] : 0", raw),
     ("centre tap", "+= 1.0F; // y itself", "+= 0.0F; // y itself", norm),

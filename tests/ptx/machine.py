@@ -1,8 +1,8 @@
 """Executes PTX on host memory: blocks of a grid in lockstep, every instruction over all their threads at once in numpy.
 
 It knows what Triton 3.7.1 (SM 8.0 to 8.9 and 9.0) and NVRTC 12.8 write for the kernels of this project, and refuses
-the rest by name. What a GPU would stop at is a GpuError, and more is: see memory.py, shared.py and the opcodes' own files. A branch
-must be taken by all threads that run together or by none.
+the rest by name. What a GPU would stop at is a GpuError, and more is: see memory.py, shared.py and the opcodes' files.
+A branch must be taken by all threads that run together or by none.
 
 Not shown by it: what ptxas makes of the PTX, races in global memory, speed.
 """

@@ -48,7 +48,8 @@ def test_matrix_product_of_eight_columns():
              "%r3": pair(b[2 * t, g], b[2 * t + 1, g])}  # fmt: skip
     places = [(g, 2 * t), (g, 2 * t + 1), (g + 8, 2 * t), (g + 8, 2 * t + 1)]
     given |= {f"%r{4 + i}": c[place] for i, place in enumerate(places)}
-    body = "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%r10, %r11, %r12, %r13}, {%r1, %r2}, {%r3}, {%r4, %r5, %r6, %r7};"
+    registers = "{%r10, %r11, %r12, %r13}, {%r1, %r2}, {%r3}, {%r4, %r5, %r6, %r7}"
+    body = f"mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {registers};"
     state = execute(body, given)
     wanted = a.astype(np.float32) @ b.astype(np.float32) + c
     for i, place in enumerate(places):

@@ -83,7 +83,8 @@ def depthwise_residual_kernel(
 ):  # fmt: skip
     """y = GELU?(x) + residual;  out = y + bias + sum over taps of weight·shifted y;  norm = (out - mean) / std · g + e.
 
-    IS_SCALED: x is input_scale?·x·x_scale + x_bias, the step if x is int8. mean and std over the channels of a position, the biased std, with epsilon in it. OUT_INT8 quantises norm if there
+    IS_SCALED: x is input_scale?·x·x_scale + x_bias, the step if x is int8.
+    mean and std over the channels of a position, the biased std, with epsilon in it. OUT_INT8 quantises norm if there
     is one, else out. All arithmetic is in float32 and rounded once on the way out: norm and the INT8 values come from
     the unrounded out. Grid: (tiles of channels and positions, channels fastest; b; 1).
 
@@ -196,7 +197,8 @@ def launch(
 ) -> tuple[Tensor, Tensor | None]:
     """depthwise_residual of op.py, or with norm_weight and norm_bias depthwise_residual_norm, by the kernel.
 
-    Shapes as there, all contiguous and of one type, float32 or float16, but for an x of int8. tile: one of tiles_for, else the first of them.
+    Shapes as there, all contiguous and of one type, float32 or float16, but for an x of int8.
+    tile: one of tiles_for, else the first of them.
     Returns out and norm, None without one; the last of them INT8 if output_scale is not 0.
     """
     check_product(x, x_scale, x_bias, input_scale, "x")

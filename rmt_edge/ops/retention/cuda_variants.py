@@ -10,8 +10,8 @@ SOURCE, SYMBOL = "retention/kernels.cu", "retention_lines"
 PARAMETERS = 16
 PASSES = {"w": 0, "h": 1, "whole": 2, "grid": 3}
 INPUTS = {"fp16": 0, "raw": 1, "raw8": 2}  # true values; the raw product of an INT8 layer in float16, in int8
-# pass -> (head dim, R, warps a block, blocks that are to fit an SM). Warps divide the lines at 224 px; the blocks are as
-# many as registers allow without a spill (bench/kernel_cost.py).
+# pass -> (head dim, R, warps a block, blocks that are to fit an SM). Warps divide the lines at 224 px; the blocks are
+# as many as registers allow without a spill (bench/kernel_cost.py).
 SHAPES = {
     "w": ((16, 7, 4, 2), (32, 4, 4, 4), (32, 2, 7, 3)),
     "h": ((16, 7, 4, 2), (32, 4, 4, 4), (32, 2, 7, 3)),

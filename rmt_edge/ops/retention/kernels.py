@@ -324,7 +324,8 @@ def launch_retention(
 ) -> Tensor:
     """ops/retention/op.py's `retention` by the kernel; no gradient.
 
-    Tensors as there, float32 or float16 but for a qkv of int8, on one device. output_scale: above 0, the result is INT8 in steps of it.
+    Tensors as there, float32 or float16 but for a qkv of int8, on one device.
+    output_scale: above 0, the result is INT8 in steps of it.
     tactic: a key of TACTICS, 0 chooses by line length. Returns (b, h, w, c).
     """
     check_product(qkv, qkv_scale, qkv_bias, input_scale, "qkv")
@@ -339,8 +340,8 @@ def launch_retention(
     is_scaled = qkv_scale is not None
     vectors = [sin if x is None else x.contiguous() for x in (qkv_scale, qkv_bias)]  # absent ones are not read
     out = qkv.new_empty((b, h, w, c), dtype=torch.int8 if output_scale else sin.dtype)
-    # The W pass's output keeps the element type of the tables: half the traffic in float16, the H pass's product takes that
-    # type anyway, and the reference rounds there too.
+    # The W pass's output keeps the element type of the tables: half the traffic in float16, the H pass's product takes
+    # that type anyway, and the reference rounds there too.
     w_out = qkv.new_empty((b, h, w, c) if decomposed else (1,), dtype=sin.dtype)
     decay_tensor = _decay_on(qkv.device, tuple(decay))
     passes = {"w": (h, w, w_out), "h": (w, h, out)} if decomposed else {"whole": (1, h * w, out)}
@@ -349,7 +350,8 @@ def launch_retention(
         float_out, int8_out = (w_out, target) if target.dtype == torch.int8 else (target, target)
         programs = b * lines * triton.cdiv(length, tile.queries) * num_heads
         retention_kernel[(programs,)](
-            tensors[0], w_out, tensors[1], tensors[2], decay_tensor, tensors[3], tensors[4], *vectors, float_out, int8_out,
+            tensors[0], w_out, tensors[1], tensors[2], decay_tensor, tensors[3], tensors[4], *vectors,
+            float_out, int8_out,
             float(input_scale), float(output_scale), h, w, num_heads,
             PASS=PASSES[name], HEAD_DIM=c // num_heads, LEPE=lepe_weight.shape[-1], QUERIES=tile.queries,
             KEYS=tile.keys, IS_SCALED=is_scaled, num_warps=tile.num_warps, num_stages=tile.num_stages,
