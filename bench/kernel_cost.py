@@ -27,7 +27,7 @@ import numpy as np
 
 from rmt_edge.model.variants import VARIANTS
 from rmt_edge.ops.depthwise.onnx_function import op_type_of
-from rmt_edge.plugin import build, cxx, load
+from rmt_edge.plugin import build, compile, cxx, load
 from tests.ptx.device import STREAM, Device, Launch
 from tests.ptx.memory import READ, WRITE, AddressMemory
 from tests.ptx.parse import parse_kernel
@@ -173,10 +173,10 @@ class Library:
         path = load.library_path(output / f"sm{sm}")
         self.device = Device(path, sm, scratch, cxx.find_headers(cache, None), cache / "kernels")
         self.memory = self.device.memory
-        assembler = build.find_cuda_13_assembler()
+        assembler = compile.find_cuda_13_assembler()
         self.names: dict[str, tuple[str, Path]] = {}
         for variant in (x for make in build.OPS.values() for x in make()):
-            ptx = cache / "kernels" / f"{build.image_key(variant, sm, assembler)}.ptx"
+            ptx = cache / "kernels" / f"{compile.image_key(variant, sm, assembler)}.ptx"
             text = hashlib.sha256(ptx.read_text().encode()).hexdigest()
             self.names[text] = (variant.name, ptx.with_suffix(".cubin"))
 

@@ -9,13 +9,14 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "rmt_edge"
+PLUGIN_BUILD = ("plugin/build.py", "plugin/compile.py")
 # Where each heavy package may be imported.
 ALLOWED = {
     "pycocotools": {"accuracy/coco_score.py"},
     "modelopt": {"quantization/calibrate.py"},
     "tensorrt": {"device/backend.py", "plugin/load.py"},
     "tensorrt_rtx": {"device/backend.py", "plugin/load.py"},
-    "triton": {*(f"ops/{op}/kernels.py" for op in ("retention", "depthwise", "nms", "roi_align")), "plugin/build.py"},
+    "triton": {*(f"ops/{op}/kernels.py" for op in ("retention", "depthwise", "nms", "roi_align")), *PLUGIN_BUILD},
 }
 # What a device runs must do without the workstation's packages: all of these but the named exceptions.
 DEVICE_SIDE = (

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rmt_edge.model.rmt import RelativePosition, stage_grid
 from rmt_edge.model.variants import VARIANTS
-from rmt_edge.ops.retention import kernels
+from rmt_edge.ops.retention import kernels, launch
 from rmt_edge.ops.retention.op import axis_distance, manhattan_distance, theta_shift
 from rmt_edge.plugin import load
 
@@ -114,7 +114,7 @@ def run_of_pytorch(case: tuple, attend: Callable, function: Callable = unfused) 
 
 
 def run_of_triton(case: tuple, tactic: int) -> Run:
-    return lambda: kernels.launch_retention(*case, tactic=tactic)
+    return lambda: launch.launch_retention(*case, tactic=tactic)
 
 
 def tactics_of(case: tuple) -> tuple[int, ...]:

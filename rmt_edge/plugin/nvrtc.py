@@ -1,6 +1,6 @@
 """CUDA C++ to PTX by NVIDIA's run-time compiler, which is a PyPI wheel and asks for neither a GPU nor a CUDA toolkit.
 
-The PTX is for SM 8.0, which later GPUs take as well: plugin/build.py has it assembled for each. NVRTC 12.8 writes PTX
+The PTX is for SM 8.0, which later GPUs take as well: plugin/compile.py has it assembled for each. NVRTC 12.8 writes PTX
 8.7, as Triton 3.7.1 does, so that a driver that takes the library's Triton kernels takes these.
 """
 

@@ -12,7 +12,7 @@ import pytest
 from triton.knobs import NvidiaTool
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.plugin import build, cxx
+from rmt_edge.plugin import build, compile, cxx
 from tests.conftest import PLUGIN_SM
 
 # Compiles one kernel for SM 8.0 and 8.7 from one PTX, and for SM 8.7 alone, by Triton from end to end.
@@ -20,9 +20,10 @@ COMPILE_TWICE = """
 import sys
 from pathlib import Path
 from rmt_edge.plugin import build
+from rmt_edge.plugin.compile import compile_variant
 folder, make = Path(sys.argv[1]), list(build.OPS.values())[int(sys.argv[2])]
-build.compile_variant(make()[0], {80: "of_80", 87: "shared"}, folder, None)
-build.compile_variant(make()[0], {87: "alone"}, folder, None)
+compile_variant(make()[0], {80: "of_80", 87: "shared"}, folder, None)
+compile_variant(make()[0], {87: "alone"}, folder, None)
 """
 
 
@@ -40,8 +41,9 @@ COMPILE_FOR_THOR = """
 import sys
 from pathlib import Path
 from rmt_edge.plugin import build
+from rmt_edge.plugin.compile import compile_variant, find_cuda_13_assembler
 variant = build.OPS["Retention",]()[0]
-build.compile_variant(variant, {110: "thor"}, Path(sys.argv[1]), build.find_cuda_13_assembler())
+compile_variant(variant, {110: "thor"}, Path(sys.argv[1]), find_cuda_13_assembler())
 """
 
 
@@ -60,8 +62,8 @@ def test_every_gpu_is_built_unless_some_are_asked_for():
 
 @pytest.fixture
 def no_cuda_13(monkeypatch):
-    monkeypatch.setattr(build, "get_ptxas", lambda sm: NvidiaTool("ptxas", "12.9"))
-    monkeypatch.setattr(build.NvidiaTool, "from_path", lambda path: None)
+    monkeypatch.setattr(compile, "get_ptxas", lambda sm: NvidiaTool("ptxas", "12.9"))
+    monkeypatch.setattr(compile.NvidiaTool, "from_path", lambda path: None)
 
 
 def test_thor_is_left_out_with_the_reason_where_no_assembler_knows_it(no_cuda_13, caplog):
@@ -80,8 +82,8 @@ def test_missing_assembler_of_triton_is_no_assembler(no_cuda_13, monkeypatch):
     def missing(sm):
         raise RuntimeError("Cannot find ptxas-blackwell")
 
-    monkeypatch.setattr(build, "get_ptxas", missing)
-    assert build.find_cuda_13_assembler() is None
+    monkeypatch.setattr(compile, "get_ptxas", missing)
+    assert compile.find_cuda_13_assembler() is None
 
 
 PTX_SMS = [
@@ -95,7 +97,7 @@ PTX_SMS = [
 
 @pytest.mark.parametrize("sms, expected", PTX_SMS)
 def test_ptx_is_of_the_oldest_gpu_that_shares_it(sms, expected):
-    assert build.ptx_sm_of(sms) == expected
+    assert compile.ptx_sm_of(sms) == expected
 
 
 @pytest.mark.parametrize("cores, expected", [(1, 1), (6, 6), (128, cxx.MAX_WORKERS)])

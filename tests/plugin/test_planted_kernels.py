@@ -4,7 +4,7 @@ import pytest
 
 from rmt_edge.ops.depthwise.onnx_function import OP_TYPES
 from rmt_edge.ops.kernel_variant import CudaVariant
-from rmt_edge.plugin import build, nvrtc
+from rmt_edge.plugin import build, compile, nvrtc
 from tests.conftest import PLUGIN_SM
 from tests.ops.depthwise.test_depthwise import FP16, make_case
 from tests.plugin.conftest import CACHE
@@ -60,11 +60,11 @@ FAULTS = [
 
 @pytest.mark.parametrize("name, old, new, check", FAULTS, ids=[x[0] for x in FAULTS])
 def test_fault_in_a_kernel_is_found(device, monkeypatch, name, old, new, check):
-    assembler = build.find_cuda_13_assembler()
+    assembler = compile.find_cuda_13_assembler()
     source_of, nvrtc_library = nvrtc.source_of, nvrtc.find_nvrtc(CACHE)
     variants = [x for make in build.OPS.values() for x in make() if isinstance(x, CudaVariant) and old in source_of(x)]
     assert variants
-    ptx = {build.image_key(x, PLUGIN_SM, assembler): x for x in variants}
+    ptx = {compile.image_key(x, PLUGIN_SM, assembler): x for x in variants}
     texts = {(CACHE / "kernels" / f"{key}.ptx").read_text(): x for key, x in ptx.items()}
     monkeypatch.setattr(nvrtc, "source_of", lambda x: source_of(x).replace(old, new))
 

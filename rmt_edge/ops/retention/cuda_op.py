@@ -1,12 +1,12 @@
 """The CUDA path of `torch.ops.rmt_edge.retention`: import this file, and CUDA tensors take the Triton kernels.
 
-Forward by ops/retention/kernels.py, backward by the autograd of the reference, recomputed. CPU tensors, and fake ones
+Forward by ops/retention/launch.py, backward by the autograd of the reference, recomputed. CPU tensors, and fake ones
 of any device, keep the composite reference that ops/retention/op.py registers.
 """
 
 import torch
 
-from rmt_edge.ops.retention.kernels import launch_retention
+from rmt_edge.ops.retention.launch import launch_retention
 from rmt_edge.ops.retention.op import retention
 
 

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.rmt import RelativePosition
-from rmt_edge.ops.retention import kernels
+from rmt_edge.ops.retention import kernels, launch
 from rmt_edge.ops.retention.cuda_op import RetentionFunction
 from rmt_edge.ops.retention.op import retention
 
@@ -68,27 +68,27 @@ class TestOnCpu:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
     def test_kernel_equals_reference(self, shape, decomposed, dtype):
         tensors, attributes = random_case(*shape, dtype, self.device)
-        out = kernels.launch_retention(*tensors, *attributes, decomposed)
+        out = launch.launch_retention(*tensors, *attributes, decomposed)
         assert_within_reference_error(out, tensors, attributes, decomposed)
 
     @pytest.mark.parametrize("shape", [(1, 28, 28, 1, 32), (1, 56, 56, 1, 16)], ids=str)
     def test_grid_of_the_first_stages_equals_reference(self, shape):
         tensors, attributes = random_case(*shape, torch.float16, self.device)
-        out = kernels.launch_retention(*tensors, *attributes, True)
+        out = launch.launch_retention(*tensors, *attributes, True)
         assert_within_reference_error(out, tensors, attributes, True)
 
     @pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "whole"])
     def test_line_longer_than_every_tile_equals_reference(self, decomposed):
         h, w = (1, 70) if decomposed else (11, 30)
         tensors, attributes = random_case(1, h, w, 1, 32, torch.float16, self.device)
-        out = kernels.launch_retention(*tensors, *attributes, decomposed)
+        out = launch.launch_retention(*tensors, *attributes, decomposed)
         assert_within_reference_error(out, tensors, attributes, decomposed)
 
     @pytest.mark.parametrize("tactic", sorted(kernels.TACTICS))
     @pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "whole"])
     def test_every_tactic_gives_the_same_result(self, tactic, decomposed):
         tensors, attributes = random_case(1, 3, 19, 1, 16, torch.float16, self.device)
-        out = kernels.launch_retention(*tensors, *attributes, decomposed, tactic=tactic)
+        out = launch.launch_retention(*tensors, *attributes, decomposed, tactic=tactic)
         assert_within_reference_error(out, tensors, attributes, decomposed)
 
     @pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "whole"])
@@ -96,8 +96,8 @@ class TestOnCpu:
     def test_int8_output_is_the_rounded_and_saturated_result(self, decomposed, dtype):
         tensors, attributes = random_case(1, 5, 9, 1, 16, dtype, self.device)
         scale = 0.01  # saturates: values reach 3, 127 steps are 1.27
-        out = kernels.launch_retention(*tensors, *attributes, decomposed, output_scale=scale)
-        values = kernels.launch_retention(*(x.float() for x in tensors), *attributes, decomposed)
+        out = launch.launch_retention(*tensors, *attributes, decomposed, output_scale=scale)
+        values = launch.launch_retention(*(x.float() for x in tensors), *attributes, decomposed)
         wanted = torch.round(values / scale).clamp(-128, 127)
         assert out.dtype == torch.int8
         assert (wanted == 127).any() and (wanted == -128).any()
@@ -112,19 +112,19 @@ class TestOnCpu:
         tensors[0][..., 2 * d :] = torch.arange(d, device=self.device) - 7.5
         tensors[3].zero_()
         tensors[4].zero_()
-        out = kernels.launch_retention(*tensors, *attributes, True, output_scale=1.0)
+        out = launch.launch_retention(*tensors, *attributes, True, output_scale=1.0)
         wanted = [-8, -6, -6, -4, -4, -2, -2, 0, 0, 2, 2, 4, 4, 6, 6, 8]
         assert out.flatten().tolist() == wanted
 
     def test_lepe_of_another_size_equals_reference(self):
         tensors, attributes = random_case(1, 5, 6, 1, 16, torch.float32, self.device, size=3)
-        out = kernels.launch_retention(*tensors, *attributes, True)
+        out = launch.launch_retention(*tensors, *attributes, True)
         assert_within_reference_error(out, tensors, attributes, True)
 
     def test_gradient_is_the_reference_gradient(self):
         tensors, attributes = random_case(2, 3, 4, 1, 16, torch.float32, self.device)
         leaves = [[x.clone().requires_grad_(i != 1) for i, x in enumerate(tensors)] for _ in range(2)]
-        out = RetentionFunction.apply(*leaves[0], *attributes, True, kernels.launch_retention)
+        out = RetentionFunction.apply(*leaves[0], *attributes, True, launch.launch_retention)
         wanted = retention(*leaves[1], *attributes, True)
         upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(self.device)
         out.backward(upstream)
@@ -192,4 +192,4 @@ def test_unsupported_launch_is_refused_with_numbers(change, message):
         decomposed=True,
     )  # fmt: skip
     with pytest.raises(RmtEdgeError, match=message):
-        kernels.launch_retention(**arguments | change)
+        launch.launch_retention(**arguments | change)
