@@ -164,7 +164,7 @@ def test_a_graph_that_differs_from_the_model_is_not_left_behind(quantized, tmp_p
                 tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
         return onnx_model
 
-    monkeypatch.setattr(export_module, "onnx_from_folded", forget_a_bias)
+    monkeypatch.setattr(export_module, "onnx_from_model", forget_a_bias)
     with pytest.raises(AssertionError, match="away from PyTorch"):
         export(quantized["fp32"], tmp_path)
     assert not list(tmp_path.glob("*.onnx*"))

@@ -213,14 +213,14 @@ def double_the_output_scales(monkeypatch):
 
 
 def put_plugin_attributes_into_the_exported_model(monkeypatch):
-    write = export_module.onnx_from_folded
+    write = export_module.onnx_from_model
 
-    def onnx_from_folded(*args, **kwargs):
+    def onnx_from_model(*args, **kwargs):
         model = write(*args, **kwargs)
         model.graph.node[0].attribute.append(helper.make_attribute("plugin_version", "1"))
         return model
 
-    monkeypatch.setattr(export_module, "onnx_from_folded", onnx_from_folded)
+    monkeypatch.setattr(export_module, "onnx_from_model", onnx_from_model)
     monkeypatch.setattr(export_module.onnx.checker, "check_model", lambda *args, **kwargs: None)
 
 

@@ -40,7 +40,8 @@ def write_predictions(folder, name, of, drop, max_drop=0.5, images=1000, machine
     facts = {} if of.manifest.kind == ONNX else {"machine": machine}
     write_file(
         folder / name, PREDICTIONS, "", [of], drop_points=drop, drop_interval_points=[drop - 0.1, drop + 0.1],
-        max_drop_points=max_drop, within_max_drop=drop <= max_drop, images=images, **facts,
+        max_drop_points=max_drop, within_max_drop=drop <= max_drop, images=images, metric="top-1",
+        percent=90.0 - drop, reference_percent=90.0, **facts,
     )  # fmt: skip
 
 
