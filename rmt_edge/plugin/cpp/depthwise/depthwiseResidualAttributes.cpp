@@ -56,7 +56,7 @@ std::vector<PluginField> DepthwiseResidualAttributes::fields() const
     {
         fields.emplace_back("output_scale", &outputScale, PluginFieldType::kFLOAT32, 1);
     }
-    if (inputScale > 0.0F)
+    if (form.isScaled) // 0 too: a parser passes what the creator's own list names, and no other
     {
         fields.emplace_back("input_scale", &inputScale, PluginFieldType::kFLOAT32, 1);
     }

@@ -58,18 +58,15 @@ RetentionAttributes::RetentionAttributes(PluginFields const& fields)
 
 std::vector<PluginField> RetentionAttributes::fields() const
 {
-    std::vector<PluginField> fields{
+    // All of them, whatever their values: a parser passes what the creator's own list names, and no other.
+    return {
         {"num_heads", &numHeads, PluginFieldType::kINT32, 1},
         {"decay", decay.data(), PluginFieldType::kFLOAT32, static_cast<int32_t>(decay.size())},
         {"decomposed", &decomposed, PluginFieldType::kINT32, 1},
         {"channels", &channels, PluginFieldType::kINT32, 1},
+        {"input_scale", &inputScale, PluginFieldType::kFLOAT32, 1},
         {"output_scale", &outputScale, PluginFieldType::kFLOAT32, 1},
     };
-    if (inputScale > 0.0F)
-    {
-        fields.emplace_back("input_scale", &inputScale, PluginFieldType::kFLOAT32, 1);
-    }
-    return fields;
 }
 
 } // namespace rmt_edge
