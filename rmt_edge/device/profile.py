@@ -197,12 +197,12 @@ def too_old(gpu: Gpu) -> tuple[str, str]:
     """What holds of a GPU that is not supported, and what to do about it."""
     capability = gpu.compute_capability
     what = f"{gpu.name} has SM {capability}; rmt-edge's kernels begin with {OLDEST_SM}."
-    if capability != "7.5":  # Turing, of which Triton still compiles for and TensorRT-RTX still builds for
+    if capability != "7.5":  # Turing, for which TensorRT-RTX still builds
         return what, "Take a GPU from Ampere on (Jetson Orin, A10, RTX 30 or newer)."
     return what, (
         "Take a GPU from Ampere on (Jetson Orin, A10, RTX 30 or newer). Turing may run all the same, and nobody has "
-        'tried: copy a profile to a .toml of your own with compute_capabilities = ["7.5"], and either build with '
-        "--kernels native or compile the plugins for it: rmt-edge plugin build --sm 75."
+        'tried: copy a profile to a .toml of your own with compute_capabilities = ["7.5"], and build with '
+        "--kernels native."
     )
 
 

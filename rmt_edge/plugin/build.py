@@ -43,18 +43,18 @@ OPS: dict[tuple[str, ...], Callable[[], Sequence[KernelVariant | CudaVariant]]] 
     ("MultiLevelRoiAlign",): roi_align_kernels.aot_variants,
 }
 
-# A100, A10 and RTX 30, Orin, L4 and RTX 40, H100, B200, Thor, RTX 50. SM 7.5 compiles too (--sm 75), but takes twice as
-# long per kernel as any other, so it is not built unless asked for.
-DEFAULT_SMS = (80, 86, 87, 89, 90, 100, 110, 120)
-KNOWN_SMS = (75, *DEFAULT_SMS)
+# A100, A10 and RTX 30, Orin, L4 and RTX 40, H100, B200, Thor, RTX 50. The kernels in CUDA C++ need SM 8.0 for their
+# matrix products (mma.m16n8k16) and for conversions of pairs to float16.
+KNOWN_SMS = (80, 86, 87, 89, 90, 100, 110, 120)
 
 
 def _sms_to_build(asked: list[int] | None) -> tuple[list[int], dict[str, str]]:
     """The SMs, and those left out with the reason. One that was asked for is built or refused, never left out."""
     for sm in asked or []:
         if sm not in KNOWN_SMS:
-            raise RmtEdgeError(f"SM {sm} is not known.", f"known: {', '.join(map(str, KNOWN_SMS))} (87 for SM 8.7).")
-    sms, left_out = list(dict.fromkeys(asked or DEFAULT_SMS)), {}
+            known = ", ".join(map(str, KNOWN_SMS))
+            raise RmtEdgeError(f"SM {sm} is not known.", f"known: {known} (87 for SM 8.7); the kernels need 8.0.")
+    sms, left_out = list(dict.fromkeys(asked or KNOWN_SMS)), {}
     needing = [sm for sm in sms if sm in CUDA_13_SMS]
     if needing and find_cuda_13_assembler() is None:
         reason = "no ptxas of CUDA 13 on this machine; PTX covers it where SM 8.9 or older is built"

@@ -221,7 +221,7 @@ def test_a_t4_is_told_by_the_doctor_what_auto_tells_it(tmp_path):
     machine = machines.machine("t4", tmp_path)
     found = diagnose(machine, {}, tools(tmp_path))
     assert found.generic == () and set(found.profiles.values()) != {""}
-    assert "Tesla T4 has SM 7.5" in whats(found.lacks) and "--sm 75" in dos(found.lacks)
+    assert "Tesla T4 has SM 7.5" in whats(found.lacks) and "--kernels native" in dos(found.lacks)
 
 
 def test_doctor_prints_a_page_and_json(capsys, tmp_path, orin, monkeypatch):

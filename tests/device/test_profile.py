@@ -191,7 +191,10 @@ def test_a_generic_profile_is_found_by_its_name_where_its_card_is(tmp_path, monk
 
 @pytest.mark.parametrize(
     ("name", "capability", "do"),
-    [("Tesla T4", "7.5", r"plugin build --sm 75"), ("Tesla V100-SXM2-16GB", "7.0", r"Take a GPU from Ampere on[^:]*$")],
+    [
+        ("Tesla T4", "7.5", r"build with --kernels native"),
+        ("Tesla V100-SXM2-16GB", "7.0", r"Take a GPU from Ampere on[^:]*$"),
+    ],
 )
 def test_a_card_before_the_kernels_first_is_told_what_holds_and_what_to_do(name, capability, do):
     with pytest.raises(

@@ -89,8 +89,7 @@ def test_missing_assembler_of_triton_is_no_assembler(no_cuda_13, monkeypatch):
 PTX_SMS = [
     ([80, 86, 87, 89, 90, 110], 80),  # also for an A100 or an Orin whose driver refuses the cubin
     ([86, 89], 86),  # an Orin has no cubin there, and takes this
-    ([75, 89], 89),
-    ([75], 75),
+    ([87, 89, 120], 87),
     ([90, 110], None),
 ]
 
@@ -116,10 +115,11 @@ def test_up_to_date_library_is_not_built_again(run_python, library_folder, libra
     assert library.stat().st_mtime_ns == before
 
 
-def test_unknown_gpu_generation_is_refused(run_python, tmp_path):
-    result = run_python("-m", "rmt_edge.cli", "plugin", "build", "--sm", "61", "--output", str(tmp_path))
+@pytest.mark.parametrize("sm", ["75", "81"])
+def test_unknown_gpu_generation_is_refused(run_python, tmp_path, sm):
+    result = run_python("-m", "rmt_edge.cli", "plugin", "build", "--sm", sm, "--output", str(tmp_path))
     assert result.returncode == 2
-    assert "SM 61 is not known" in result.stderr
+    assert f"SM {sm} is not known" in result.stderr and "the kernels need 8.0" in result.stderr
     assert "Traceback" not in result.stderr
 
 
