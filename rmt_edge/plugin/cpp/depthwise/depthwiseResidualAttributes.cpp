@@ -56,7 +56,8 @@ std::vector<PluginField> DepthwiseResidualAttributes::fields() const
     {
         fields.emplace_back("output_scale", &outputScale, PluginFieldType::kFLOAT32, 1);
     }
-    if (inputScale > 0.0F)
+    // Also where it is 0: the creator's list comes from here, and TensorRT hands over no attribute that is not on it.
+    if (form.isScaled)
     {
         fields.emplace_back("input_scale", &inputScale, PluginFieldType::kFLOAT32, 1);
     }

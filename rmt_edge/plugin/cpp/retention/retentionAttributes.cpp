@@ -64,11 +64,9 @@ std::vector<PluginField> RetentionAttributes::fields() const
         {"decomposed", &decomposed, PluginFieldType::kINT32, 1},
         {"channels", &channels, PluginFieldType::kINT32, 1},
         {"output_scale", &outputScale, PluginFieldType::kFLOAT32, 1},
+        // Also where it is 0: the creator's list comes from here, and TensorRT hands over no attribute that is not on it.
+        {"input_scale", &inputScale, PluginFieldType::kFLOAT32, 1},
     };
-    if (inputScale > 0.0F)
-    {
-        fields.emplace_back("input_scale", &inputScale, PluginFieldType::kFLOAT32, 1);
-    }
     return fields;
 }
 
