@@ -31,7 +31,7 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(artifact, "sha256_of", counting("hashed", artifact.sha256_of))
     monkeypatch.setattr(checkpoints, "load_checkpoint", counting("loaded", checkpoints.load_checkpoint))
-    monkeypatch.setattr(dataset, "_read_npz", counting("read", dataset._read_npz))
+    monkeypatch.setattr(dataset, "read_npz", counting("read", dataset.read_npz))
     return counts
 
 
