@@ -131,11 +131,26 @@ def executed(rows: tuple[Row, ...], flow: PtxFlow) -> int:
             if end is not None:
                 for j in range(end + 1, len(rows)):
                     counts[j] = 0
+    _drop_jumped_over(rows, index, counts, {i for i, is_taken in zip(forward, taken, strict=True) if is_taken})
     for i, n in zip(back, trips, strict=True):
         for j in range(index[rows[i].target], i + 1):
             counts[j] *= n
     end = next(j for j, row in enumerate(rows) if row.opcode == "EXIT" and not row.guard and counts[j])
     return sum(counts[: end + 1])
+
+
+def _drop_jumped_over(rows: tuple[Row, ...], index: dict[int, int], counts: list[int], taken: set[int]) -> None:
+    """Set to 0 the counts of what a jump without a guard passes over, if no other jump that is made leads into it."""
+    jumps = {
+        i: index[row.target]
+        for i, row in enumerate(rows)
+        if counts[i] and row.target is not None and row.target > row.address and (i in taken or not row.guard)
+    }
+    for i, to in jumps.items():
+        is_entered = any(i < there < to for x, there in jumps.items() if counts[x] and x != i)
+        if not rows[i].guard and counts[i] and not is_entered:
+            for j in range(i + 1, to):
+                counts[j] = 0
 
 
 def _matched(places: list[int], found: tuple, what: str, rows: tuple[Row, ...]) -> tuple:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import rmt_edge
+from rmt_edge.ops.depthwise import cuda_variants as depthwise_variants
+from rmt_edge.ops.retention import cuda_variants as retention_variants
 from rmt_edge.settings import known_settings, read_toml
 from tests.conftest import ROOT
 from tests.wheels import build_wheel, device_python
@@ -52,6 +54,11 @@ def test_every_file_that_runs_is_in_the_wheel(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == there
+
+
+def test_sources_of_the_cuda_kernels_are_in_the_wheel(wheel):
+    sources = {"device.cuh", depthwise_variants.SOURCE, retention_variants.SOURCE}
+    assert {f"rmt_edge/ops/{x}" for x in sources} <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_an_installed_wheel_lists_every_profile_and_recipe(installed):

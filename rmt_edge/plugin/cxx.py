@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,18 +143,33 @@ def short_ptx(ptx: str) -> str:
     return "\n".join(x for x in lines if x) + "\n"
 
 
+def _deflated(data: bytes) -> bytes:
+    """Raw deflate, RFC 1951, which cpp/common/inflate.cpp unpacks. Cubins become a third, PTX a fifth."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
 def write_generated(folder: Path, images: list[KernelImage], info: dict, build_hash: str) -> None:
     """kernels.bin, kernels.S and kernelTable.cpp: what cpp/common/embeddedKernels.h declares."""
     folder.mkdir(parents=True, exist_ok=True)
     blob, rows = bytearray(), []
     for image in images:
-        blob += b"\0" * (-len(blob) % IMAGE_ALIGNMENT)
-        numbers = [len(blob), image.sm, int(image.is_ptx), int(image.is_exact), image.shared_bytes]
+        # The driver reads PTX up to a zero byte.
+        data = short_ptx(image.data.decode()).encode() + b"\0" if image.is_ptx else image.data
+        packed = _deflated(data)
+        numbers = [
+            len(blob),
+            len(packed),
+            len(data),
+            image.sm,
+            int(image.is_ptx),
+            int(image.is_exact),
+            image.shared_bytes,
+        ]
         numbers += [image.threads_per_block]
         tile = ", ".join(map(str, image.tile))
         rows.append(f'    {{"{image.name}", "{image.symbol}", {", ".join(map(str, numbers))}, {{{tile}}}}},')
-        # The driver reads PTX up to a zero byte.
-        blob += short_ptx(image.data.decode()).encode() + b"\0" if image.is_ptx else image.data
+        blob += packed
     (folder / "kernels.bin").write_bytes(blob)
     assembler = [
         "    .section .rodata", "    .globl rmt_edge_kernel_blob", "    .hidden rmt_edge_kernel_blob",

@@ -4,8 +4,10 @@ import pytest
 
 from bench import sass
 from rmt_edge.errors import RmtEdgeError
+from tests.conftest import PLUGIN_SM
 from tests.ops.depthwise.test_depthwise import FP16, make_case
 from tests.ops.retention.test_kernels import random_case
+from tests.plugin.conftest import make_device
 from tests.plugin.kernel_cases import depthwise_plugin, retention_plugin
 from tests.ptx.parse import Kernel, parse_kernel
 
@@ -45,6 +47,13 @@ def test_code_around_a_call_is_for_rare_cases():
     assert sass.executed(rows, sass.PtxFlow((), ())) == 4
 
 
+def test_code_that_is_jumped_over_does_not_count():
+    """The body of an empty loop, apart from the loop: `@P0 BRA` leads past it, and so does the jump behind the loop."""
+    rows = rows_of("@P0 BRA 0x2\n- BRA 0x4\n- MOV\n- BRA 0x6\n- STG\n- STG\n- EXIT")
+    assert sass.executed(rows, sass.PtxFlow((), (True,))) == 4
+    assert sass.executed(rows, sass.PtxFlow((), (False,))) == 5
+
+
 def as_rows(kernel: Kernel) -> tuple[sass.Row, ...]:
     """PTX in the form of a listing: labels become addresses."""
     rows = []
@@ -56,8 +65,9 @@ def as_rows(kernel: Kernel) -> tuple[sass.Row, ...]:
     return tuple(rows)
 
 
-def test_count_of_the_ptx_is_the_machines_own(device):
+def test_count_of_the_ptx_is_the_machines_own(library_folder, tmp_path):
     """The W and H pass with loops of LePE, both passes in one launch with loops in loops, rows down the columns."""
+    device = make_device(library_folder, PLUGIN_SM, tmp_path)
     texts: dict[str, str] = {}
     device.rewrite = lambda ptx: texts.setdefault(ptx, ptx)
     device.launches.clear()

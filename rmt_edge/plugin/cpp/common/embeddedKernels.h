@@ -19,7 +19,9 @@ struct EmbeddedKernel
 {
     char const* name;        //!< What an op asks for; the same for every SM.
     char const* symbol;      //!< The entry point inside the image.
-    size_t offset;           //!< Where the image begins in the blob.
+    size_t offset;           //!< Where the packed image begins in the blob: inflate() of inflate.h unpacks it.
+    size_t nbPackedBytes;    //!< Of it in the blob.
+    size_t nbBytes;          //!< Of the image.
     int32_t sm;              //!< 87 for SM 8.7; for PTX the oldest GPU that can take it.
     int32_t isPtx;           //!< PTX, which the driver compiles for its GPU.
     int32_t isExact;         //!< Runs on exactly that SM (sm_90a and later), not on later minor versions.

@@ -2,6 +2,7 @@
 
 #include "cudaDriver.h"
 #include "diagnostics.h"
+#include "inflate.h"
 
 #include <algorithm>
 #include <array>
@@ -10,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <tuple>
+#include <vector>
 
 namespace rmt_edge
 {
@@ -28,6 +30,8 @@ struct Store
 {
     std::mutex mutex;
     std::map<LoadedKey, LoadedKernel> loaded;
+    //! Unpacked once and kept, as the blob is: a driver may read an image later than at its loading.
+    std::map<EmbeddedKernel const*, std::vector<unsigned char>> images;
 };
 
 Store& store()
@@ -70,11 +74,23 @@ int32_t currentSm(CudaDriver const& driver, CUcontext& context, unsigned long lo
     return kSUCCESS;
 }
 
+//! The image of a kernel, unpacked. The caller holds the store's mutex.
+unsigned char const* imageOf(EmbeddedKernel const& embedded)
+{
+    auto found = store().images.find(&embedded);
+    if (found == store().images.end())
+    {
+        unsigned char const* const packed = rmt_edge_kernel_blob + embedded.offset;
+        found = store().images.emplace(&embedded, inflate(packed, embedded.nbPackedBytes, embedded.nbBytes)).first;
+    }
+    return found->second.data();
+}
+
 //! Load one image and find the kernel in it; what the driver answered.
 CUresult loadImage(CudaDriver const& driver, EmbeddedKernel const& embedded, LoadedKernel& kernel)
 {
     CUmodule module{}; // stays loaded as long as its context
-    CUresult result = driver.moduleLoadData(&module, rmt_edge_kernel_blob + embedded.offset);
+    CUresult result = driver.moduleLoadData(&module, imageOf(embedded));
     if (result != CUDA_SUCCESS)
     {
         return result;
