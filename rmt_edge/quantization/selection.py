@@ -4,8 +4,8 @@ Of a detector or segmenter the patterns of `int8` choose in the backbone as in a
 convolutions and fully connected layers are in INT8 but what `fp16` names, by name or by kind (HEAD_KINDS), and the last
 layers, which predict: they stay in floating point, and so do Nms and MultiLevelRoiAlign.
 
-A detector's or segmenter's qkv_output stays in FP16 where the plugin library has no kernel that reads it in 8 bits (head
-dim 16 on grids other than 224 px has): its plugin form could not be built.
+A detector's or segmenter's qkv_output stays in FP16 where the plugin library has no kernel that reads it in 8 bits
+(head dim 16 on grids other than 224 px has): its plugin form could not be built.
 """
 
 import logging
