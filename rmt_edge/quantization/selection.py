@@ -35,6 +35,7 @@ def int8_layers_of(recipe: QuantizationRecipe, model: FoldedRMT | Downstream) ->
     """The names of a folded model's layers that run in INT8."""
     if not isinstance(model, Downstream) or recipe.precision != "int8":
         return recipe.int8_layers(model.variant_name)
+    assert isinstance(model.backbone, FoldedTrunk), type(model.backbone)
     chosen, unread = _of_downstream(recipe, model), _unread_outputs(model.backbone)
     if left := [x for x in chosen if x in unread]:
         logger.info("%s: in FP16, as no plugin reads them in INT8 on this grid: %s", recipe.name, ", ".join(left))
