@@ -109,7 +109,7 @@ def test_library_for_one_gpu_serves_others_as_far_as_it_can(standin, sm, loaded)
 
 def test_refused_cubin_of_the_real_library_is_followed_by_its_ptx(standin):
     calls, message = standin.host(sm=86, environment={"FAKE_REFUSE": "cubin"})
-    assert tried(calls) == ["cubin", "ptx"] * 6
+    assert tried(calls) == ["cubin", "ptx"] * 9
     assert message.count("rmt_edge: note:") == 1, "told once, not for every kernel"
 
 

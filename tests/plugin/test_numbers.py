@@ -20,13 +20,15 @@ DTYPES = pytest.mark.parametrize("dtype", [FP16, FP32], ids=["fp16", "fp32"])
 FORMS = pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "whole"])
 # Grids of no tile's size, one that needs two tiles of the smallest tactic, and the smallest there is.
 ODD_SHAPES = [(1, 1, 1, 1, 16), (3, 5, 9, 2, 16), (2, 13, 7, 1, 32), (1, 3, 19, 2, 32), (1, 18, 4, 1, 16)]
-# Grids of which lanes hold whole lines: every CUDA kernel, and for the last two of raw products no Triton one.
+# Grids of which lanes hold whole lines: every CUDA kernel.
 LINE_SHAPES = [
     ((1, 4, 14, 1, 32), True),
     ((1, 28, 8, 1, 32), True),
     ((5, 5, 7, 1, 32), False),
     ((1, 7, 14, 1, 16), True),
 ]
+# Of raw products, by the Triton kernels alone.
+RAW_SHAPES = [(1, 5, 9, 2, 32), (1, 5, 34, 2, 16)]
 # RMT-S at 224 px: stages 1 to 4, as b, h, w, heads, head dim; the last one is not decomposed.
 REAL_SHAPES = [((1, 56, 56, 4, 16), True), ((1, 28, 28, 4, 32), True), ((1, 14, 14, 8, 32), True),
                ((2, 7, 7, 16, 32), False)]  # fmt: skip
@@ -52,7 +54,7 @@ class TestSm86:
         check(device, shape, decomposed, FP16)
 
     @pytest.mark.parametrize(
-        "shape, decomposed", [*LINE_SHAPES, ((1, 5, 9, 2, 32), True), ((1, 5, 9, 2, 32), False)], ids=str
+        "shape, decomposed", [*LINE_SHAPES, *((x, form) for x in RAW_SHAPES for form in (True, False))], ids=str
     )
     @pytest.mark.parametrize("is_int8_input", [False, True])
     @pytest.mark.parametrize("scale", [0.0, 0.0125])
@@ -70,6 +72,12 @@ class TestSm86:
     @pytest.mark.parametrize("c", [80, 272])
     def test_depthwise_of_a_raw_product_is_the_reference(self, device, op_type, is_int8_input, c):
         check_depthwise(device, op_type, make_case((2, 5, 3, c), 3, OP_TYPES[op_type], FP16, is_int8_input))
+
+    @pytest.mark.parametrize("op_type", [x for x, form in OP_TYPES.items() if form.has_norm and form.is_scaled])
+    @pytest.mark.parametrize("is_int8_input", [False, True])
+    @pytest.mark.parametrize("c", [x for x in ROWS if x not in (80, 272)])
+    def test_layer_norm_of_a_raw_product_is_the_reference(self, device, op_type, is_int8_input, c):
+        check_depthwise(device, op_type, make_case((1, 3, 2, c), 3, OP_TYPES[op_type], FP16, is_int8_input))
 
     @pytest.mark.parametrize("op_type", [x for x, form in OP_TYPES.items() if not form.is_scaled])
     @DTYPES

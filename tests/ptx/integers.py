@@ -66,9 +66,9 @@ def high_product(dtype: str, wide: str) -> Handler:
     return run
 
 
-def low_byte(t: Threads, o: tuple[str, ...]) -> None:
-    """cvt.s8.s32: the low byte, its sign extended to the 16 bits of the register."""
-    t.write(o[0], t.read(o[1], "i4").astype(np.int8).astype(np.int16))
+def low_byte(of: str) -> Handler:
+    """cvt.s8.s32, cvt.s16.s8: the low byte, its sign extended to the 16 bits of the register."""
+    return lambda t, o: t.write(o[0], t.read(o[1], of).astype(np.int8).astype(np.int16))
 
 
 def shift_left(dtype: str) -> Handler:
@@ -164,7 +164,8 @@ INSTRUCTIONS: dict[str, Handler] = {
     "mad.wide.s32": wide_product("i4", "i8", True), "mad.wide.u32": wide_product("u4", "u8", True),
     "div.s32": binary(truncated_quotient, "i4"),
     "div.u32": binary(unsigned_quotient, "u4"), "rem.s32": binary(remainder, "i4"),
-    "rem.u32": binary(lambda x, y: x - unsigned_quotient(x, y) * y, "u4"), "cvt.s8.s32": low_byte,
+    "rem.u32": binary(lambda x, y: x - unsigned_quotient(x, y) * y, "u4"), "cvt.s8.s32": low_byte("i4"),
+    "cvt.s16.s8": low_byte("i2"), "shr.s16": shift_right("i2"),
     "mul.hi.s32": high_product("i4", "i8"), "mul.hi.u32": high_product("u4", "u8"), "min.s32": binary(np.minimum, "i4"),
     "mov.f32": move("u4"), "mov.u64": move("u8"), "cvta.to.global.u64": move("u8"), "selp.u32": select("u4"),
     "selp.b64": select("u8"), "setp.ge.s32": binary(np.greater_equal, "i4"), "setp.eq.s32": binary(np.equal, "i4"),

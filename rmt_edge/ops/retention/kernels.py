@@ -71,17 +71,35 @@ def _theta_shift(x, sin, cos):
 
 
 @triton.jit
-def _load_true(x_ptr, offset, mask, scale_ptr, bias_ptr, channel, input_scale, IS_SCALED: tl.constexpr):
-    """True values of qkv: with IS_SCALED what ops/product.py does, zeros beyond the mask. (rows, HEAD_DIM).
+def _true_values(x, mask, scale_ptr, bias_ptr, channel, input_scale):
+    """What ops/product.py makes of a raw product, zeros beyond the mask. (rows, HEAD_DIM), float32.
 
     channel: those of the columns, in qkv; input_scale: the step of an int8 qkv, else 1.
     """
+    scale = tl.load(scale_ptr + channel).to(tl.float32) * input_scale  # (HEAD_DIM,)
+    bias = tl.load(bias_ptr + channel).to(tl.float32)
+    return tl.where(mask, x.to(tl.float32) * scale[None, :] + bias[None, :], 0.0)
+
+
+@triton.jit
+def _load_true(x_ptr, offset, mask, scale_ptr, bias_ptr, channel, input_scale, IS_SCALED: tl.constexpr):
+    """True values of qkv, zeros beyond the mask. (rows, HEAD_DIM)."""
     x = tl.load(x_ptr + offset, mask=mask, other=0.0)
     if IS_SCALED:
-        scale = tl.load(scale_ptr + channel).to(tl.float32) * input_scale  # (HEAD_DIM,)
-        bias = tl.load(bias_ptr + channel).to(tl.float32)
-        x = tl.where(mask, x.to(tl.float32) * scale[None, :] + bias[None, :], 0.0)
+        x = _true_values(x, mask, scale_ptr, bias_ptr, channel, input_scale)
     return x
+
+
+@triton.jit
+def _load_int8(x_ptr, row, mask, HEAD_DIM: tl.constexpr):
+    """HEAD_DIM values of int8 from `row` on, loaded as pairs. (rows, HEAD_DIM), int16.
+
+    Triton 3.7.1 lays an operand of tl.dot that comes from a load of 8 bits out for 32 columns or more; with a head dim
+    of 16 it multiplies other rows then. Of 16 bits it does not.
+    """
+    pairs_ptr = (x_ptr + row).to(tl.pointer_type(tl.int16), bitcast=True)  # (rows,)
+    pairs = tl.load(pairs_ptr[:, None] + tl.arange(0, HEAD_DIM // 2)[None, :], mask=mask, other=0)
+    return tl.reshape(tl.join((pairs << 8) >> 8, pairs >> 8), (row.shape[0], HEAD_DIM))
 
 
 @triton.jit
@@ -92,8 +110,12 @@ def _load_shifted(
     """θ(x) of the tokens at `position`, float32. (rows, HEAD_DIM)."""
     mask = valid[:, None]
     table = position[:, None] * HEAD_DIM + columns[None, :]
-    offset = position[:, None] * row_stride + columns[None, :]
-    x = _load_true(x_ptr, offset, mask, scale_ptr, bias_ptr, channel, input_scale, IS_SCALED).to(tl.float32)
+    if x_ptr.dtype.element_ty == tl.int8:
+        x = _load_int8(x_ptr, position * row_stride, mask, HEAD_DIM)
+        x = _true_values(x, mask, scale_ptr, bias_ptr, channel, input_scale)
+    else:
+        offset = position[:, None] * row_stride + columns[None, :]
+        x = _load_true(x_ptr, offset, mask, scale_ptr, bias_ptr, channel, input_scale, IS_SCALED).to(tl.float32)
     sin = tl.load(sin_ptr + table, mask=mask, other=0.0).to(tl.float32)
     cos = tl.load(cos_ptr + table, mask=mask, other=0.0).to(tl.float32)
     return _theta_shift(x, sin, cos)
@@ -273,9 +295,7 @@ def aot_variants() -> list[KernelVariant]:
         for name in ("w", "h") if decomposed else ("whole",):
             for d in HEAD_DIMS:
                 variants += [_aot_variant(name, d, types[dtype], tactic) for tactic in tactics]
-                # Of int8 with a head dim of 16 the CUDA kernels alone: this kernel is wrong there, compiled (Triton
-                # 3.7.1), though right in the interpreter.
-                for given in ("raw", "raw8")[: 1 + (d > MIN_HEAD_DIM)] if dtype == torch.float16 else ():
+                for given in ("raw", "raw8") if dtype == torch.float16 else ():
                     variants.append(_aot_variant(name, d, types[dtype], RAW_TACTICS[decomposed], given))
     return variants
 

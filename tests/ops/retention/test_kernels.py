@@ -9,11 +9,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.model.rmt import RelativePosition
+from rmt_edge.ops.depthwise.op import quantize_int8
 from rmt_edge.ops.retention import kernels, launch
 from rmt_edge.ops.retention.cuda_op import RetentionFunction
 from rmt_edge.ops.retention.op import retention
 
 FLOAT32_LIMIT = 2e-5  # sums of up to 336 products of magnitude 1 in another order, softmax by 2^x; seen: 6e-6
+RAW_LIMIT = 4e-3  # float16 tables, weights and outputs, values up to 4; seen: 2e-3
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 NUDGE = 0.3  # (x + 0.3) - 0.3: what one rounding of the element type costs at this size
 
@@ -104,6 +106,22 @@ class TestOnCpu:
         # A float16 W pass moves values by a tenth of a step; in float32 another order of sums may turn a tie.
         assert float((out.float() - wanted).abs().max()) <= 1
         assert float((out.float() != wanted).float().mean()) <= (0.1 if dtype == torch.float16 else 0.002)
+
+    @pytest.mark.parametrize("d", kernels.HEAD_DIMS)
+    @pytest.mark.parametrize("decomposed", [True, False], ids=["decomposed", "whole"])
+    @pytest.mark.parametrize("input_scale", [0.0, 2.0**-5], ids=["raw", "raw8"])
+    def test_raw_product_equals_reference(self, d, decomposed, input_scale):
+        tensors, attributes = random_case(1, 3, 5, 2, d, torch.float16, self.device)
+        generator = torch.Generator().manual_seed(1)
+        vectors = [0.2 + torch.rand(6 * d, generator=generator), 0.3 * torch.randn(6 * d, generator=generator)]
+        vectors = [x.to(self.device, torch.float16) for x in vectors]
+        qkv = quantize_int8(tensors[0], input_scale) if input_scale else tensors[0]
+        how = dict(qkv_scale=vectors[0], qkv_bias=vectors[1], input_scale=input_scale)
+        out = kernels.launch_retention(qkv, *tensors[1:], *attributes, decomposed, **how)
+        wide = [x.float() for x in tensors[1:]]
+        true = (qkv.float() * (vectors[0].float() * (input_scale or 1.0))) + vectors[1].float()
+        assert out.dtype == torch.float16
+        assert_close(out, retention(true, *wide, *attributes, decomposed), RAW_LIMIT)
 
     def test_int8_ties_round_to_even(self):
         # One token, no neighbours: out = v·(1 + centre weight) + bias, exact here. Halves in steps of 1.

@@ -18,7 +18,8 @@ namespace
 {
 
 std::map<std::string, double> given{
-    {"decomposed", 1}, {"scale", 0}, {"tactic", 0}, {"b", 2}, {"h", 14}, {"w", 28}, {"fp16", 1}, {"channels", 128},
+    {"decomposed", 1}, {"scale", 0}, {"input_scale", 0}, {"tactic", 0}, {"b", 2}, {"h", 14}, {"w", 28}, {"fp16", 1}, {"channels", 128},
+    {"raw", 0},         // 1: qkv is a raw product, in int8 if there is an input_scale
     {"early", 0},       // 1: the tactic is set before attachToContext, which makes a copy
     {"max_b", 0},       // the largest batch of the profile, if it is not b
     {"enqueue_b", 0},   // the batch of enqueue, if it is not that of onShapeChange
@@ -32,7 +33,7 @@ int64_t number(char const* name)
 }
 
 int32_t heads{4}, decomposed, channels;
-float decay[]{-0.5F, -0.4F, -0.3F, -0.2F}, scale, epsilon{0.25F};
+float decay[]{-0.5F, -0.4F, -0.3F, -0.2F}, scale, inputScale, epsilon{0.25F};
 
 struct Case
 {
@@ -54,6 +55,10 @@ Case caseOf(std::string const& op, int64_t b, DataType type)
     {
         made.fields.emplace_back("output_scale", &scale, PluginFieldType::kFLOAT32, 1);
     }
+    if (inputScale != 0.0F)
+    {
+        made.fields.emplace_back("input_scale", &inputScale, PluginFieldType::kFLOAT32, 1);
+    }
     if (op == "Retention")
     {
         made.fields.emplace_back("num_heads", &heads, PluginFieldType::kINT32, 1);
@@ -61,6 +66,10 @@ Case caseOf(std::string const& op, int64_t b, DataType type)
         made.fields.emplace_back("decomposed", &decomposed, PluginFieldType::kINT32, 1);
         made.inputs = {tensor({4, {b, h, w, 3 * c}}), tensor({2, {h * w, c / heads}}), tensor({2, {h * w, c / heads}}),
             tensor({4, {c, 1, 5, 5}}), tensor({1, {c}})};
+        if (number("raw") != 0)
+        {
+            made.inputs.insert(made.inputs.end(), {tensor({1, {3 * c}}), tensor({1, {3 * c}})});
+        }
     }
     else
     {
@@ -75,7 +84,12 @@ Case caseOf(std::string const& op, int64_t b, DataType type)
             made.inputs.insert(made.inputs.end(), {tensor({1, {c}}), tensor({1, {c}})});
             made.outputs.push_back(tensor({4, {b, h, w, c}}));
         }
+        if (op.find("Scaled") != std::string::npos)
+        {
+            made.inputs.insert(made.inputs.end(), {tensor({1, {c}}), tensor({1, {c}})});
+        }
     }
+    made.inputs[0].type = inputScale > 0.0F ? DataType::kINT8 : type;
     made.outputs.push_back(tensor({4, {b, h, w, c}}));
     made.outputs.back().type = scale > 0.0F ? DataType::kINT8 : type;
     return made;
@@ -139,6 +153,7 @@ int main(int nbArguments, char** arguments)
     decomposed = number("decomposed");
     channels = number("channels");
     scale = static_cast<float>(given.at("scale"));
+    inputScale = static_cast<float>(given.at("input_scale"));
     auto const typeOf = [](int64_t isFp16) { return isFp16 != 0 ? DataType::kHALF : DataType::kFLOAT; };
     Case const node = caseOf(op, number("b"), typeOf(number("fp16")));
     int32_t const nbInputs = node.inputs.size(), nbOutputs = node.outputs.size();
@@ -178,7 +193,8 @@ int main(int nbArguments, char** arguments)
     }
     int64_t const batch = number("enqueue_b") != 0 ? number("enqueue_b") : number("b");
     Case const run = caseOf(op, batch, typeOf(number("enqueue_fp16") >= 0 ? number("enqueue_fp16") : number("fp16")));
-    void const* inputs[] = {(void*)0x1000, (void*)0x2000, (void*)0x3000, (void*)0x4000, (void*)0x5000, (void*)0x8000};
+    void const* inputs[] = {(void*)0x1000, (void*)0x2000, (void*)0x3000, (void*)0x4000, (void*)0x5000, (void*)0x8000,
+        (void*)0xa000, (void*)0xb000};
     void* outputs[] = {(void*)0x6000, (void*)0x9000};
     std::puts("{\"enqueue\": 1}");
     int32_t const result = runtime->enqueue(

@@ -164,23 +164,42 @@ API cuGetErrorString(CUresult result, char const** text)
     return CUDA_SUCCESS;
 }
 
-static void print_retention(void** p)
+/* What a kernel takes, in the order of its signature: nb_pointers pointers, then a letter each: 's' output scale,
+ * 'i' input scale, 'e' epsilon, 'n' a size, 'r' rows of a thread. Two hidden pointers follow whatever the kernel is. */
+struct signature
 {
-    printf("\"pointers\": [");
-    for (int i = 0; i < 9; ++i)
-        printf("%zu, ", *(size_t*)p[i]);
-    printf("%zu, %zu], \"scale\": %.3f, ", *(size_t*)p[13], *(size_t*)p[14], *(float*)p[9]);
-    printf("\"sizes\": [%d, %d, %d]}\n", *(int*)p[10], *(int*)p[11], *(int*)p[12]);
-}
+    char const* symbol;
+    int nb_pointers;
+    char const* numbers;
+};
 
-static void print_depthwise(void** p)
+static struct signature const signatures[] = {
+    {"retention_kernel", 11, "isnnn"},             /* ops/retention/kernels.py */
+    {"retention_lines", 10, "isnnnn"},             /* ops/retention/kernels.cu */
+    {"depthwise_residual_kernel", 10, "nnnesi"},   /* ops/depthwise/kernels.py */
+    {"depthwise_residual_columns", 10, "nnnreis"}, /* ops/depthwise/kernels.cu */
+};
+
+static void print_parameters(struct signature const* of, void** p)
 {
-    printf("\"pointers\": [");
-    for (int i = 0; i < 8; ++i)
-        printf("%zu, ", *(size_t*)p[i]);
-    printf("%zu, %zu], \"epsilon\": %.3f, \"scale\": %.3f, ", *(size_t*)p[13], *(size_t*)p[14], *(float*)p[11],
-        *(float*)p[12]);
-    printf("\"sizes\": [%d, %d, %d]}\n", *(int*)p[8], *(int*)p[9], *(int*)p[10]);
+    float scale = 0, input_scale = 0, epsilon = 0;
+    int rows = 0, nb_sizes = 0;
+    printf("\"kernel\": \"%s\", \"pointers\": [", of->symbol);
+    for (int i = 0; i < of->nb_pointers; ++i)
+        printf("%s%zu", i == 0 ? "" : ", ", *(size_t*)p[i]);
+    printf("], \"sizes\": [");
+    p += of->nb_pointers;
+    for (char const* kind = of->numbers; *kind != '\0'; ++kind, ++p)
+    {
+        if (*kind == 'n')
+            printf("%s%d", nb_sizes++ == 0 ? "" : ", ", *(int*)*p);
+        else if (*kind == 'r')
+            rows = *(int*)*p;
+        else
+            *(*kind == 's' ? &scale : *kind == 'i' ? &input_scale : &epsilon) = *(float*)*p;
+    }
+    printf("], \"scale\": %.3f, \"input_scale\": %.3f, \"epsilon\": %.3f, \"rows\": %d, \"hidden\": [%zu, %zu]}\n", scale,
+        input_scale, epsilon, rows, *(size_t*)p[0], *(size_t*)p[1]);
 }
 
 API cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz,
@@ -194,9 +213,14 @@ API cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsi
         return CUDA_ERROR_INVALID_VALUE;
     printf("{\"blocks\": [%u, %u, %u], \"threads\": %u, \"shared\": %u, \"stream\": %zu, ", x, y, z, bx * by * bz,
         shared, (size_t)stream);
-    if (strcmp(function->symbol, "retention_kernel") == 0)
-        print_retention(parameters);
-    else
-        print_depthwise(parameters);
+    for (size_t i = 0; i < sizeof signatures / sizeof signatures[0]; ++i)
+    {
+        if (strcmp(function->symbol, signatures[i].symbol) == 0)
+        {
+            print_parameters(&signatures[i], parameters);
+            return CUDA_SUCCESS;
+        }
+    }
+    printf("\"kernel\": \"%s\"}\n", function->symbol);
     return CUDA_SUCCESS;
 }

@@ -160,7 +160,8 @@ std::string depthwiseResidualConfigProblem(DepthwiseResidualConfig const& config
     }
     return "this library holds no kernel for " + std::to_string(config.channels) + " channels, element type "
         + std::to_string(config.elementType)
-        + ". Note: element types 0 (float32) and 1 (float16), raw products beside 1 alone.";
+        + ". Note: element types 0 (float32) and 1 (float16), raw products beside 1 alone, which "
+          "rmt-edge export writes.";
 }
 
 int32_t defaultDepthwiseResidualTactic(DepthwiseResidualConfig const& config, DepthwiseResidualSizes const& sizes)

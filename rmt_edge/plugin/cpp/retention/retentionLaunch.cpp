@@ -309,7 +309,8 @@ std::string retentionConfigProblem(RetentionConfig const& config)
     }
     return "this library holds no kernel for head dim " + std::to_string(config.headDim) + ", element type "
         + std::to_string(config.elementType) + (config.input == RetentionInput::kTRUE ? "" : ", a raw product")
-        + ". Note: head dims 16 and 32, element types 0 (float32) and 1 (float16), raw products beside 1 alone.";
+        + ". Note: head dims 16 and 32, element types 0 (float32) and 1 (float16), raw products beside 1 alone, "
+          "which rmt-edge export writes.";
 }
 
 std::string retentionSizesProblem(RetentionConfig const& config, RetentionSizes const& sizes)
@@ -326,9 +327,12 @@ std::string retentionSizesProblem(RetentionConfig const& config, RetentionSizes 
     }
     if (isKnown && retentionConfigProblem(config).empty() && retentionTactics(config, sizes).empty())
     {
-        return "this library holds no kernel that takes raw products of head dim " + std::to_string(config.headDim)
-            + " on a grid of " + std::to_string(sizes.height) + " x " + std::to_string(sizes.width)
-            + ". Note: lines of 7, 14, ..., 56 tokens for head dim 16.";
+        return "this library holds no kernel of head dim " + std::to_string(config.headDim) + " for a grid of "
+            + std::to_string(sizes.height) + " x " + std::to_string(sizes.width)
+            + (config.input == RetentionInput::kTRUE ? "." : " whose qkv is a raw product"
+                                                          + std::string{config.input == RetentionInput::kRAW_INT8
+                                                                  ? " of 8 bits; quantise with --recipe int8-linear."
+                                                                  : "."});
     }
     return {};
 }
