@@ -3,25 +3,17 @@
 Of a detector or segmenter the patterns of `int8` choose in the backbone as in a classifier; of neck and heads all
 convolutions and fully connected layers are in INT8 but what `fp16` names, by name or by kind (HEAD_KINDS), and the last
 layers, which predict: they stay in floating point, and so do Nms and MultiLevelRoiAlign.
-
-A detector's or segmenter's qkv_output stays in FP16 where the plugin library has no kernel that reads it in 8 bits
-(head dim 16 on grids other than 224 px has): its plugin form could not be built.
 """
 
-import logging
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from rmt_edge.model.downstream import Downstream
-from rmt_edge.model.folded import FoldedRMT, FoldedTrunk
-from rmt_edge.model.rmt import stage_grid
-from rmt_edge.model.variants import VARIANTS
-from rmt_edge.ops.retention.cuda_variants import reads_int8_product
+from rmt_edge.model.folded import FoldedRMT
 from rmt_edge.quantization.recipe import QuantizationRecipe
 
-logger = logging.getLogger(__name__)
 # Of a layer's name, the part that tells its kind.
 HEAD_KINDS = {
     "neck.": "neck", "bbox_head.cls_convs": "tower", "bbox_head.reg_convs": "tower", "rpn_head.": "rpn",
@@ -35,26 +27,6 @@ def int8_layers_of(recipe: QuantizationRecipe, model: FoldedRMT | Downstream) ->
     """The names of a folded model's layers that run in INT8."""
     if not isinstance(model, Downstream) or recipe.precision != "int8":
         return recipe.int8_layers(model.variant_name)
-    assert isinstance(model.backbone, FoldedTrunk), type(model.backbone)
-    chosen, unread = _of_downstream(recipe, model), _unread_outputs(model.backbone)
-    if left := [x for x in chosen if x in unread]:
-        logger.info("%s: in FP16, as no plugin reads them in INT8 on this grid: %s", recipe.name, ", ".join(left))
-    return [x for x in chosen if x not in unread]
-
-
-def _unread_outputs(trunk: FoldedTrunk) -> set[str]:
-    """The qkv_output of the blocks whose Retention the library has no kernel for that reads 8 bits."""
-    variant, found = VARIANTS[trunk.variant_name], set()
-    for stage, depth in enumerate(variant.depths):
-        head_dim = variant.dims[stage] // variant.num_heads[stage]
-        grid = stage_grid(stage, trunk.height, trunk.width)
-        if not reads_int8_product(head_dim, variant.decomposed[stage], *grid):
-            found |= {f"backbone.stages.{stage}.blocks.{block}.qkv_output" for block in range(depth)}
-    return found
-
-
-def _of_downstream(recipe: QuantizationRecipe, model: Downstream) -> list[str]:
-    """Those of a detector or segmenter by the recipe alone."""
     kinds = head_layers(model)
 
     def names_head_layers(pattern: str) -> bool:

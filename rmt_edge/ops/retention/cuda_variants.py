@@ -18,7 +18,6 @@ SHAPES = {
     "grid": ((32, 2, 7, 3),),
     "whole": ((32, 7, 4, 2),),
 }
-MIN_HEAD_DIM = 16  # as in kernels.py, which needs Triton
 LANE_GROUPS = 8  # of a warp: each has R tokens of a line
 TAPS, WARP, SLOT_BYTES = 25, 32, 16
 
@@ -43,17 +42,6 @@ def aot_variants() -> list[CudaVariant]:
         for given in INPUTS
         for is_int8 in ((False,) if name == "w" else (False, True))  # the W pass writes for the H pass
     ]
-
-
-def reads_int8_product(head_dim: int, decomposed: bool, height: int, width: int) -> bool:
-    """Whether the library has kernels that read an INT8 raw product on that grid.
-
-    Head dims above MIN_HEAD_DIM have Triton's, for any grid; the others only these (kernels.py, aot_variants).
-    """
-    if head_dim > MIN_HEAD_DIM:
-        return True
-    lanes = [r for d, r, _, _ in SHAPES["h"] if d == head_dim] if decomposed else []
-    return any(all(x % r == 0 and x <= LANE_GROUPS * r for x in (height, width)) for r in lanes)
 
 
 def _variant(name: str, shape: tuple[int, int, int, int], given: str, is_int8: bool) -> CudaVariant:
