@@ -21,6 +21,13 @@ def image(sm, is_ptx, is_exact=False, symbol="retention_kernel"):
     return KernelImage("retention_whole_d32_fp16_t4", symbol, sm, is_ptx, is_exact, 0, 128, (64, 64, 0), data)
 
 
+def image_of_lines():
+    """Of raw products of 8 bits the CUDA kernel alone, for grids of lines of 7."""
+    return KernelImage(
+        "retention_whole_d32_r7_raw8", "retention_lines", 86, False, False, 0, 128, (7, 4, 80), b"cubin 86\0"
+    )
+
+
 def library_of(folder, images):
     path = folder / "library.so"
     cxx.write_generated(folder / "generated", images, {"ops": []}, "hash")
@@ -33,7 +40,7 @@ def library_of(folder, images):
 def many_images(standin, tmp_path_factory):
     """Shuffled, so that their order in the table decides nothing."""
     images = [image(sm, True) for sm in PTX] + [image(sm, False, True) for sm in EXACT_CUBINS]
-    images += [image(sm, False) for sm in (86, 80, 89, 87)]
+    images += [image(sm, False) for sm in (86, 80, 89, 87)] + [image_of_lines()]
     return library_of(tmp_path_factory.mktemp("many"), images)
 
 
@@ -119,3 +126,20 @@ def test_older_gpu_is_refused_with_a_message(standin):
     assert "was not compiled for this GPU (SM 7.5)" in message
     assert "cubins for SM 8.6; PTX: SM 8.6 and later" in message
     assert "rmt-edge plugin build --sm 75" in message
+
+
+LAUNCH_RAW = """
+pointers = [ctypes.c_void_p(16)] * 9 + [ctypes.c_void_p()]
+sizes = [ctypes.c_int32(x) for x in (1, {}, {}, 4, 32, 0, 1)]
+status = library.rmt_retention_launch(*pointers, *sizes, ctypes.c_float(0.5), ctypes.c_float(0), 0, ctypes.c_void_p())
+assert (status == 0) == {}
+"""
+
+
+def test_grid_without_a_kernel_is_refused_with_advice(standin, many_images):
+    calls, _ = standin.python(LAUNCH_RAW.format(5, 7, True), library=many_images)
+    assert [x["kernel"] for x in calls if "kernel" in x] == ["retention_lines"]
+    calls, message = standin.python(LAUNCH_RAW.format(5, 9, False), library=many_images)
+    assert not [x for x in calls if "kernel" in x]
+    assert "no kernel of head dim 32 for a grid of 5 x 9 whose qkv is a raw product of 8 bits" in message
+    assert "quantise with --recipe int8-linear" in message
