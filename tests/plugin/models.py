@@ -51,16 +51,17 @@ def quantize_output(model, scale):
 
 def depthwise_model(op_type, dtype=np.float16, c=64, k=3, changes=None):
     """x and the residual -> one DepthwiseResidual node on a 14 x 14 grid -> out and norm, dequantised if INT8."""
-    has_residual, has_norm, is_int8, *_ = OP_TYPES[op_type]
+    has_residual, has_norm, is_int8, is_scaled, has_gelu = OP_TYPES[op_type]
     grid, generator = 14, np.random.default_rng(0)
     shapes = {"weight": (k, k, c), "bias": (c,)} | ({"norm_weight": (c,), "norm_bias": (c,)} if has_norm else {})
+    shapes |= {"x_scale": (c,), "x_bias": (c,)} if is_scaled else {}
     weights = {name: generator.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
     images = ["x", "residual"] if has_residual else ["x"]
     names = ["x", "weight", "bias", *images[1:], *list(shapes)[2:]]
     outputs = ["out", "norm"] if has_norm else ["out"]
     made = [*outputs[:-1], "quantized"] if is_int8 else outputs
     epsilon, scale = 1e-6 if has_norm else None, 0.05 if is_int8 else 0.0
-    nodes = [depthwise_node(names, made, "depthwise", c, epsilon, scale)]
+    nodes = [depthwise_node(names, made, "depthwise", c, epsilon, scale, is_scaled, has_gelu)]
     assert nodes[0].op_type == op_type
     to_plugin(nodes[0])
     change_attributes(nodes[0], changes or {})

@@ -424,7 +424,7 @@ def compiled_loads(channels: int, has_norm: bool, is_int8: bool) -> list[str]:
     tile = kernels.tiles_for(channels, has_norm)[1]
     constants = {
         "KERNEL_SIZE": 3, "BLOCK_H": tile.block_h, "BLOCK_W": tile.block_w, "BLOCK_C": tile.block_c,
-        "HAS_RESIDUAL": has_norm, "HAS_NORM": has_norm, "OUT_INT8": is_int8,
+        "HAS_RESIDUAL": has_norm, "HAS_NORM": has_norm, "OUT_INT8": is_int8, "IS_SCALED": False, "HAS_GELU": False,
     }  # fmt: skip
     kernel = kernels.depthwise_residual_kernel
     types = kernels.kernel_signature("fp16", has_norm, is_int8)
