@@ -19,6 +19,22 @@ CACHE = ROOT / "build" / "plugin-cache"
 HOPPER_SM = 90  # its kernels use wgmma, as no older GPU's do
 
 
+KEYS = """
+import json, sys
+from rmt_edge.plugin.build import OPS
+from rmt_edge.plugin.compile import find_cuda_13_assembler, image_key
+assembler = find_cuda_13_assembler()
+print(json.dumps({x.name: image_key(x, int(sys.argv[1]), assembler) for make in OPS.values() for x in make()}))
+"""
+
+
+def cached_ptx(run_python, sm):
+    """The PTX of every kernel of a library for that SM, by name, as the build's cache keeps it."""
+    result = run_python("-c", KEYS, str(sm))  # in this process kernels are interpreted, and have no keys
+    assert result.returncode == 0, result.stderr
+    return {name: CACHE / "kernels" / f"{key}.ptx" for name, key in json.loads(result.stdout).items()}
+
+
 @pytest.fixture(scope="session")
 def library(library_folder):
     return load.library_path(library_folder)

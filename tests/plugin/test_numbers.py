@@ -4,8 +4,6 @@ No GPU: the library finds a stand-in driver, and the PTX that its kernels were a
 (tests/ptx). Every launch also passes the checks of memory, launch limits and shared-memory races there.
 """
 
-import json
-
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ from tests.boxes import cases_of_boxes, random_boxes
 from tests.conftest import PLUGIN_SM
 from tests.ops.depthwise.test_depthwise import FP16, FP32, make_case, make_faint_case
 from tests.plugin.box_cases import check_nms, check_roi_align
-from tests.plugin.conftest import CACHE
+from tests.plugin.conftest import cached_ptx
 from tests.plugin.kernel_cases import check_depthwise, check_raw_retention, check_retention, check_retention_int8
 from tests.ptx import floats
 from tests.ptx.parse import parse_kernel
@@ -44,22 +42,11 @@ REGIONS = [(2, 4, 16, 64, 96, 7), (1, 10, 80, 40, 48, 3), (1, 1, 16, 480, 480, 1
 ROWS = (64, 80, 128, 256, 272, 512, 640, 1024)  # channels: every size of row that the LayerNorm kernels come in
 
 
-KEYS = """
-import json, sys
-from rmt_edge.plugin.build import OPS
-from rmt_edge.plugin.compile import find_cuda_13_assembler, image_key
-assembler = find_cuda_13_assembler()
-print(json.dumps({x.name: image_key(x, int(sys.argv[1]), assembler) for make in OPS.values() for x in make()}))
-"""
-
-
 def assert_every_kernel_was_executed(device, sm, run_python):
     """By the PTX that the build's cache keeps of each kernel, so that one that was not run has a name."""
-    result = run_python("-c", KEYS, str(sm))  # in this process kernels are interpreted, and have no keys
-    assert result.returncode == 0, result.stderr
-    keys, executed = json.loads(result.stdout), {x.image for x in device.launches}
-    missing = [name for name, key in keys.items() if sha256_of(CACHE / "kernels" / f"{key}.ptx") not in executed]
-    assert missing == [] and len(keys) == device.info()["kernels"]
+    texts, executed = cached_ptx(run_python, sm), {x.image for x in device.launches}
+    missing = [name for name, path in texts.items() if sha256_of(path) not in executed]
+    assert missing == [] and len(texts) == device.info()["kernels"]
 
 
 class TestSm86:

@@ -157,6 +157,11 @@ class Device:
         starts = (0, max(0, total // 2 - 1), max(0, total - FEW_BLOCKS))
         return [range(first, min(first + FEW_BLOCKS, total)) for first in starts]
 
+    @property
+    def texts(self) -> list[str]:
+        """The PTX of every image that was launched so far."""
+        return list(self._texts.values())
+
     def _ptx(self, image: int) -> str:
         """The PTX of an image. Of a cubin, the very text that it was assembled from: the build keeps both."""
         if image not in self._texts:

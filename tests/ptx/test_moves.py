@@ -40,6 +40,50 @@ def test_global_loads(memory):
     assert values(state, "%rs1", "u2").tolist() == [i // 2 if i % 2 == 0 else 0 for i in range(32)]  # little endian
 
 
+def test_parameters_are_read_as_nvrtc_writes_it():
+    body = "ld.param.u64 %rd1, [snippet_param_0];\nld.param.u32 %r1, [snippet_param_1];\nld.param.f32 %r2, [snippet_param_1];"
+    state = execute(body, arguments=((2**40 + 5).to_bytes(8, "little"), np.float32(1.5).tobytes()))
+    assert values(state, "%rd1", "u8")[0] == 2**40 + 5
+    assert values(state, "%r1", "f4")[0] == values(state, "%r2", "f4")[0] == 1.5
+
+
+@pytest.mark.parametrize("line, step, register", [
+    ("ld.global.f32 %r1, [%rd1];", 4, "%r1"), ("ld.global.nc.b32 %r1, [%rd1];", 4, "%r1"),
+    ("ld.global.nc.b16 %rs1, [%rd1];", 2, "%rs1"), ("ld.global.v2.b32 {%r2, %r1}, [%rd1+0];", 8, "%r1"),
+    ("ld.global.nc.v2.b32 {%r2, %r1}, [%rd1+0];", 8, "%r1"),
+    ("ld.global.nc.v4.b32 {%r2, %r3, %r4, %r1}, [%rd1];", 16, "%r1"),
+])  # fmt: skip
+def test_global_loads_as_nvrtc_writes_them(memory, line, step, register):
+    """The last element that each thread loads, of consecutive ones."""
+    width = 2 if register == "%rs1" else 4
+    content = np.arange(1, 32 * step // width + 1, dtype=f"u{width}")
+    state = execute(line, {"%rd1": addresses(memory.put(content), step)}, memory=memory)
+    per_thread = step // width
+    assert values(state, register, f"u{width}").tolist() == content[per_thread - 1 :: per_thread].tolist()
+
+
+@pytest.mark.parametrize("line, width", [("st.global.b32 [%rd1], %r1;", 4), ("st.global.b16 [%rd1], %rs1;", 2)])
+def test_global_stores_as_nvrtc_writes_them(memory, line, width):
+    pointer = memory.allocate(32 * width, WRITE)
+    execute(line, {"%rd1": addresses(pointer, width), "%r1": LANE + 70000, "%rs1": LANE + 7}, memory=memory)
+    assert memory.get(pointer, (32,), f"u{width}").tolist() == (LANE + (70000 if width == 4 else 7)).tolist()
+
+
+def test_four_words_go_through_shared_memory():
+    registers = {
+        "%r1": [16 * x for x in range(32)],
+        "%r9": [16 * (31 - x) for x in range(32)],
+        "%r2": LANE,
+        "%r3": LANE + 50,
+    }
+    body = """st.shared.v4.u32 [%r1], {%r2, %r3, %r3, %r2};
+        bar.sync 0;
+        ld.shared.v4.u32 {%r4, %r5, %r6, %r7}, [%r9];"""
+    state = execute(body, registers, shared_bytes=512)
+    assert values(state, "%r4", "u4").tolist() == values(state, "%r7", "u4").tolist() == (31 - LANE).tolist()
+    assert values(state, "%r5", "u4").tolist() == values(state, "%r6", "u4").tolist() == (81 - LANE).tolist()
+
+
 def test_load_of_some_threads_leaves_the_others(memory):
     pointer = memory.put(np.full(4, 9, np.uint32))
     state = execute(

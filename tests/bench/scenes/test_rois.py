@@ -41,10 +41,11 @@ def test_features_and_their_gradients_are_those_of_the_op():
     ours, theirs = pyramid(2, True), pyramid(2, True)
     found = roi_features(ours, rois, 7)
     expected = multi_level_roi_align(*(x.permute(0, 2, 3, 1) for x in theirs), torch.stack(rois), 7)
-    assert torch.allclose(found, expected.permute(0, 3, 1, 2), atol=1e-5)
+    expected = expected.flatten(0, 1).permute(0, 3, 1, 2)  # (b, n, s, s, c) -> (b·n, c, s, s)
+    assert torch.allclose(found, expected, atol=1e-5)
     weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(5))
     (found * weight).sum().backward()
-    (expected.permute(0, 3, 1, 2) * weight).sum().backward()
+    (expected * weight).sum().backward()
     for a, b in zip(ours, theirs, strict=True):
         assert a.grad.abs().max() > 0 and torch.allclose(a.grad, b.grad, atol=1e-4)
 

@@ -117,7 +117,7 @@ class TestOnCpu:
         vectors = [x.to(self.device, torch.float16) for x in vectors]
         qkv = quantize_int8(tensors[0], input_scale) if input_scale else tensors[0]
         how = dict(qkv_scale=vectors[0], qkv_bias=vectors[1], input_scale=input_scale)
-        out = kernels.launch_retention(qkv, *tensors[1:], *attributes, decomposed, **how)
+        out = launch.launch_retention(qkv, *tensors[1:], *attributes, decomposed, **how)
         wide = [x.float() for x in tensors[1:]]
         true = (qkv.float() * (vectors[0].float() * (input_scale or 1.0))) + vectors[1].float()
         assert out.dtype == torch.float16
