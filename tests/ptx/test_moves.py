@@ -70,12 +70,7 @@ def test_global_stores_as_nvrtc_writes_them(memory, line, width):
 
 
 def test_four_words_go_through_shared_memory():
-    registers = {
-        "%r1": [16 * x for x in range(32)],
-        "%r9": [16 * (31 - x) for x in range(32)],
-        "%r2": LANE,
-        "%r3": LANE + 50,
-    }
+    registers = {"%r1": 16 * LANE, "%r9": 16 * (31 - LANE), "%r2": LANE, "%r3": LANE + 50}
     body = """st.shared.v4.u32 [%r1], {%r2, %r3, %r3, %r2};
         bar.sync 0;
         ld.shared.v4.u32 {%r4, %r5, %r6, %r7}, [%r9];"""
