@@ -41,7 +41,9 @@ def test_global_loads(memory):
 
 
 def test_parameters_are_read_as_nvrtc_writes_it():
-    body = "ld.param.u64 %rd1, [snippet_param_0];\nld.param.u32 %r1, [snippet_param_1];\nld.param.f32 %r2, [snippet_param_1];"
+    body = """ld.param.u64 %rd1, [snippet_param_0];
+        ld.param.u32 %r1, [snippet_param_1];
+        ld.param.f32 %r2, [snippet_param_1];"""
     state = execute(body, arguments=((2**40 + 5).to_bytes(8, "little"), np.float32(1.5).tobytes()))
     assert values(state, "%rd1", "u8")[0] == 2**40 + 5
     assert values(state, "%r1", "f4")[0] == values(state, "%r2", "f4")[0] == 1.5
