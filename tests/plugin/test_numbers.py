@@ -13,7 +13,7 @@ from tests.boxes import cases_of_boxes, random_boxes
 from tests.conftest import PLUGIN_SM
 from tests.ops.depthwise.test_depthwise import FP16, FP32, make_case, make_faint_case
 from tests.plugin.box_cases import check_nms, check_roi_align
-from tests.plugin.conftest import cached_ptx
+from tests.plugin.conftest import HOPPER_SM, cached_ptx
 from tests.plugin.kernel_cases import check_depthwise, check_raw_retention, check_retention, check_retention_int8
 from tests.ptx import floats
 from tests.ptx.parse import parse_kernel
@@ -50,6 +50,8 @@ def assert_every_kernel_was_executed(device, sm, run_python):
 
 
 class TestSm86:
+    SM = PLUGIN_SM
+
     @pytest.mark.parametrize("shape", ODD_SHAPES, ids=str)
     @FORMS
     @DTYPES
@@ -135,7 +137,7 @@ class TestSm86:
         check_roi_align(device, regions, dtype)
 
     def test_every_kernel_of_the_library_was_executed(self, device, run_python):
-        assert_every_kernel_was_executed(device, PLUGIN_SM, run_python)
+        assert_every_kernel_was_executed(device, self.SM, run_python)
 
 
 @pytest.mark.slow
@@ -162,6 +164,8 @@ class TestManyBoxes:
 
 @pytest.mark.slow
 class TestSm90(TestSm86):
+    SM = HOPPER_SM
+
     @pytest.fixture
     def device(self, hopper_device):
         return hopper_device
