@@ -1,7 +1,6 @@
 """Detectors and segmenters as ONNX graphs: equal to PyTorch, from the file of `export`, and built by TensorRT-RTX."""
 
 import dataclasses
-
 from dataclasses import replace
 
 import numpy as np
