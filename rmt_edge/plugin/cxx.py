@@ -10,15 +10,14 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
-import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from rmt_edge.errors import RmtEdgeError
-from rmt_edge.writing import output_folder, scratch_folder, written_whole
+from rmt_edge.plugin.wheel import files_from_wheel
+from rmt_edge.writing import written_whole
 
 SOURCES = Path(__file__).parent / "cpp"
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -107,31 +106,18 @@ def find_headers(cache: Path, given: Path | None) -> Path:
 
 
 def _download_headers(folder: Path) -> None:
-    output_folder(folder)
-    with scratch_folder(folder) as download:
-        _unpack_headers(_downloaded(download), folder)
-
-
-def _downloaded(download: Path) -> Path:
-    """The wheel with the headers, downloaded into a folder."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", HEADER_WHEEL, "--dest", str(download)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        raise RmtEdgeError(
-            f"TensorRT's headers could not be downloaded: {result.stderr.strip()}",
-            f"without an installed TensorRT they come from the package {HEADER_WHEEL}.",
-            "Name a folder that holds NvInfer.h with --headers.",
-        )
-    return next(download.glob("*.whl"))
-
-
-def _unpack_headers(wheel_path: Path, folder: Path) -> None:
-    """Put the wheel's headers into the folder, each whole; NvInfer.h last: `find_headers` looks for it."""
-    with zipfile.ZipFile(wheel_path) as wheel:
-        names = [x for x in wheel.namelist() if x.startswith(HEADER_FOLDER_IN_WHEEL) and x.endswith(".h")]
-        for name in sorted(names, key=lambda x: Path(x).name == "NvInfer.h"):
-            with written_whole(folder / Path(name).name) as temporary:
-                temporary.write_bytes(wheel.read(name))
+    advice = (
+        f"without an installed TensorRT they come from the package {HEADER_WHEEL}.",
+        "Name a folder that holds NvInfer.h with --headers.",
+    )
+    files_from_wheel(
+        HEADER_WHEEL,
+        folder,
+        lambda name: name.startswith(HEADER_FOLDER_IN_WHEEL) and name.endswith(".h"),
+        "NvInfer.h",
+        "TensorRT's headers",
+        advice,
+    )
 
 
 def short_ptx(ptx: str) -> str:

@@ -6,15 +6,12 @@ The PTX is for SM 8.0, which later GPUs take as well: plugin/compile.py has it a
 
 import ctypes
 import re
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 from rmt_edge import ops
 from rmt_edge.errors import RmtEdgeError
 from rmt_edge.ops.kernel_variant import CudaVariant
-from rmt_edge.writing import output_folder, scratch_folder, written_whole
+from rmt_edge.plugin.wheel import files_from_wheel
 
 SOURCES = Path(ops.__file__).parent
 SHARED_SOURCE = "device.cuh"  # what the kernels of all ops begin with
@@ -34,32 +31,16 @@ def find_nvrtc(cache: Path) -> Path:
     """The compiler's library, from the wheel in the cache; its other files lie beside it."""
     folder = cache / "nvrtc" / WHEEL.replace("==", "-")
     if not (folder / LIBRARY).exists():
-        output_folder(folder)
-        with scratch_folder(folder) as download:
-            _unpack(_downloaded(download, folder), folder)
-    return folder / LIBRARY
-
-
-def _downloaded(download: Path, folder: Path) -> Path:
-    """The wheel, downloaded. folder: where its libraries are to lie, for the message."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", WHEEL, "--dest", str(download)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        raise RmtEdgeError(
-            f"NVRTC could not be downloaded: {result.stderr.strip()}",
+        advice = (
             f"the kernels in CUDA C++ are compiled by the package {WHEEL}.",
             f"Unpack its {FOLDER_IN_WHEEL} into {folder}.",
         )
-    return next(download.glob("*.whl"))
+        files_from_wheel(WHEEL, folder, _is_library, LIBRARY, "NVRTC", advice)
+    return folder / LIBRARY
 
 
-def _unpack(wheel_path: Path, folder: Path) -> None:
-    """Put the wheel's libraries into the folder, each whole; the compiler's last: `find_nvrtc` looks for it."""
-    with zipfile.ZipFile(wheel_path) as wheel:
-        names = [x for x in wheel.namelist() if x.startswith(FOLDER_IN_WHEEL) and ".so" in x and ".alt." not in x]
-        for name in sorted(names, key=lambda x: x.endswith(LIBRARY)):
-            with written_whole(folder / Path(name).name) as temporary:
-                temporary.write_bytes(wheel.read(name))
+def _is_library(name: str) -> bool:
+    return name.startswith(FOLDER_IN_WHEEL) and ".so" in name and ".alt." not in name
 
 
 def ptx_of(variant: CudaVariant, nvrtc: Path) -> str:
